@@ -1,0 +1,27 @@
+//! Every bound on outside input, with its unit and its reason.
+//!
+//! Nothing read from outside is allocated, multiplied or looped over before it passed one of these.
+
+/// Bytes of one string in a GGUF file. llama.cpp accepts 2^30; no real key or token comes near 2^24.
+pub const STRING_BYTES_MAX: u64 = 1 << 24;
+
+/// Elements of one metadata array. The largest real ones are vocabularies of about 2^18.
+pub const ARRAY_LEN_MAX: u64 = 1 << 24;
+
+/// Metadata entries of one file.
+pub const METADATA_LEN_MAX: u64 = 1 << 16;
+
+/// Tensors of one file, shards together.
+pub const TENSORS_MAX: u64 = 1 << 20;
+
+/// Bytes of a tensor's name, the terminating zero of llama.cpp's 64 left out.
+pub const TENSOR_NAME_BYTES_MAX: usize = 63;
+
+/// Dimensions of a tensor: GGML_MAX_DIMS.
+pub const DIMENSIONS_MAX: u32 = 4;
+
+/// Values in one tensor: keeps every byte count far from overflowing 64 bits.
+pub const TENSOR_LEN_MAX: u64 = 1 << 44;
+
+/// Shards of one model: the file names have five digits.
+pub const SHARDS_MAX: u32 = 99_999;

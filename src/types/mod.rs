@@ -1,0 +1,118 @@
+//! Tensor types: one file each, and the list that everything else loops over.
+//!
+//! A weight is one or more planes of bytes. A stock GGUF type has only `codes`, its blocks; a grid
+//! type adds `norms` and a `table`. [`TensorType::decode`] is the definition of a type, plain and
+//! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
+//! the integer kernels multiply.
+
+mod tensor;
+
+pub use tensor::{Basis, Bytes, Rows, Tensor};
+
+/// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
+pub const SUB: usize = 16;
+
+/// How many values, and how many bytes of the code plane, one block of a type holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Values, all from one row.
+    pub len: usize,
+    /// Bytes of the code plane.
+    pub bytes: usize,
+}
+
+/// What a kernel multiplies when a weight has this type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Floats with floats.
+    Float,
+    /// Small integers with int8 activations, scaled per group.
+    Int8 {
+        /// Values that share a scale, at least [`SUB`]; 0 for [`Tensor::group`].
+        group: usize,
+        /// Whether a group also has a minimum that is added to each of its values.
+        mins: bool,
+    },
+}
+
+/// One row as small integers: `value[i] = scales[i / SUB] * values[i] + mins[i / SUB]`.
+pub struct Int8Row<'a> {
+    /// `(cols)`, each within -127..=127.
+    pub values: &'a mut [i8],
+    /// `(cols / SUB)`.
+    pub scales: &'a mut [f32],
+    /// `(cols / SUB)`; untouched by types whose [`Kernel`] has no minimums.
+    pub mins: &'a mut [f32],
+}
+
+/// A way of storing weights.
+pub trait TensorType: Sync {
+    /// As in GGUF, on the command line and in `formats/`.
+    fn name(&self) -> &'static str;
+
+    /// The number in a GGUF tensor record; our own are in the private range (`PRIVATE_IDS`).
+    fn id(&self) -> u32;
+
+    /// The code plane's block.
+    fn block(&self) -> Block;
+
+    /// What the kernels multiply.
+    fn kernel(&self) -> Kernel;
+
+    /// The grid's points `(n, p)` as int8, row after row, for a grid type; the file stores them.
+    fn table(&self) -> Option<&'static [i8]> {
+        None
+    }
+
+    /// Whether [`TensorType::encode`] is there.
+    fn can_encode(&self) -> bool {
+        false
+    }
+
+    /// The values of whole rows, in the basis they were coded in: the definition of the type.
+    fn decode(&self, rows: &Rows, out: &mut [f32]);
+
+    /// Codes whole rows (`values`: rows * cols, already in their basis, all finite).
+    ///
+    /// `codes` takes `rows * row_bytes(cols)` bytes; `norms` half-precision little-endian numbers,
+    /// `rows * cols / group` of them for a grid type and none for a stock type.
+    ///
+    /// # Panics
+    /// If the type cannot encode, or a length does not fit.
+    fn encode(&self, values: &[f32], cols: usize, group: usize, codes: &mut [u8], norms: &mut [u8]) {
+        let _ = (values, cols, group, codes, norms);
+        panic!("{} is read, not written", self.name());
+    }
+
+    /// One row as small integers; only for types whose [`Kernel`] is `Int8`.
+    ///
+    /// # Panics
+    /// If the kernel of the type is not `Int8`, or a length does not fit.
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        let _ = (row, out);
+        panic!("{} has no integer form", self.name());
+    }
+
+    /// Bytes of the code plane of one row, or `None` if the block does not divide it.
+    fn row_bytes(&self, cols: usize) -> Option<usize> {
+        let block = self.block();
+        cols.is_multiple_of(block.len).then(|| cols / block.len * block.bytes)
+    }
+}
+
+/// The first number of our private range: llama.cpp reads it as a positive 32-bit integer, and no
+/// program is near it.
+pub const PRIVATE_IDS: u32 = 0x4851_0000;
+
+/// Every tensor type.
+pub static TYPES: &[&dyn TensorType] = &[];
+
+/// The type with this GGUF number.
+pub fn by_id(id: u32) -> Option<&'static dyn TensorType> {
+    TYPES.iter().copied().find(|kind| kind.id() == id)
+}
+
+/// The type with this name, in any case.
+pub fn by_name(name: &str) -> Option<&'static dyn TensorType> {
+    TYPES.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name))
+}

@@ -1,0 +1,163 @@
+//! A weight in memory: its planes, and the basis its codes were made in.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use super::TensorType;
+
+/// Bytes that keep their owner alive: a piece of a memory map, or of a buffer.
+#[derive(Clone)]
+pub struct Bytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Bytes {
+    /// A piece of what `owner` holds.
+    ///
+    /// # Panics
+    /// If the owner is shorter.
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= (*owner).as_ref().len(), "{range:?}");
+        Bytes { owner, range }
+    }
+
+    /// No bytes.
+    pub fn empty() -> Bytes {
+        Bytes::from(Vec::new())
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Bytes {
+        let range = 0..bytes.len();
+        Bytes { owner: Arc::new(bytes), range }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &(*self.owner).as_ref()[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
+/// The input transform of a weight: what an activation goes through before it meets the codes.
+///
+/// Normalised, so that it is its own inverse up to the signs: a row in the original basis is
+/// `signs * (T row)`, and `dot(row, x) = dot(T row', T (signs * x))`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Basis {
+    /// The codes are of the row itself.
+    #[default]
+    Original,
+    /// Signs, then a Hadamard transform of order `block` on each run of `block` values.
+    Hadamard {
+        /// A power of two that divides the row.
+        block: u32,
+    },
+    /// Signs, then the Kronecker product of a Hadamard matrix of order `order` (Paley) with a
+    /// Sylvester matrix of order `block`: value `k * block + j` has Paley index `k`.
+    Kronecker {
+        /// The Paley order.
+        order: u32,
+        /// The power of two; `order * block` is the row.
+        block: u32,
+    },
+}
+
+/// One weight: a matrix (or a vector, one row) with all its planes.
+#[derive(Clone)]
+pub struct Tensor {
+    /// The logical name, as llama.cpp names it.
+    pub name: String,
+    /// How its values are stored.
+    pub kind: &'static dyn TensorType,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// What its inputs go through first.
+    pub basis: Basis,
+    /// Weights per norm of a grid type; 0 for stock types.
+    pub group: usize,
+    /// `(rows, row_bytes)`: the blocks of a stock type, the codes of a grid type.
+    pub codes: Bytes,
+    /// `(rows, cols / group)` half-precision scales, grid types only.
+    pub norms: Bytes,
+    /// `(n, p)` int8 grid points, grid types only.
+    pub table: Bytes,
+    /// `(cols)` int8, +1 or -1; empty if the basis is the original one.
+    pub signs: Bytes,
+}
+
+impl Tensor {
+    /// Bytes of one row's codes.
+    ///
+    /// # Panics
+    /// If the block does not divide the row: the reader has checked it.
+    pub fn row_bytes(&self) -> usize {
+        self.kind.row_bytes(self.cols).expect("the reader checked the row length")
+    }
+
+    /// A run of rows.
+    pub fn rows(&self, rows: Range<usize>) -> Rows<'_> {
+        let codes = self.row_bytes();
+        let norms = if self.group == 0 { 0 } else { 2 * self.cols / self.group };
+        Rows {
+            count: rows.len(),
+            cols: self.cols,
+            group: self.group,
+            codes: &self.codes[rows.start * codes..rows.end * codes],
+            norms: &self.norms[rows.start * norms..rows.end * norms],
+            table: bytemuck::cast_slice(&self.table),
+        }
+    }
+
+    /// Bytes in the file, tables and signs (which tensors share) left out.
+    pub fn bytes(&self) -> usize {
+        self.codes.len() + self.norms.len()
+    }
+
+    /// Values.
+    pub fn len(&self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Some rows of a weight, borrowed.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    /// Rows.
+    pub count: usize,
+    /// Values per row.
+    pub cols: usize,
+    /// Weights per norm of a grid type; 0 for stock types.
+    pub group: usize,
+    /// As in [`Tensor`].
+    pub codes: &'a [u8],
+    /// As in [`Tensor`].
+    pub norms: &'a [u8],
+    /// As in [`Tensor`].
+    pub table: &'a [i8],
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of a stock type, from their blocks.
+    pub fn stock(count: usize, cols: usize, codes: &'a [u8]) -> Rows<'a> {
+        Rows { count, cols, group: 0, codes, norms: &[], table: &[] }
+    }
+}
