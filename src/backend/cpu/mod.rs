@@ -1,0 +1,1 @@
+//! The fast backend: SIMD kernels over a persistent pool.

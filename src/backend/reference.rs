@@ -1,0 +1,1 @@
+//! Plain loops, one function per op, one thread, f32 and integers: the oracle.
