@@ -25,3 +25,15 @@ pub const TENSOR_LEN_MAX: u64 = 1 << 44;
 
 /// Shards of one model: the file names have five digits.
 pub const SHARDS_MAX: u32 = 99_999;
+
+/// Layers of a model. The deepest real ones have about 130.
+pub const LAYERS_MAX: u64 = 1 << 12;
+
+/// Any width of a model: embedding, heads, feed-forward. The widest real ones have about 2^17.
+pub const WIDTH_MAX: u64 = 1 << 20;
+
+/// Entries of a vocabulary.
+pub const VOCABULARY_MAX: u64 = 1 << 24;
+
+/// Cells of context a model may claim; what is reserved is chosen by the user.
+pub const CONTEXT_MAX: u64 = 1 << 31;
