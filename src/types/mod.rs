@@ -5,6 +5,7 @@
 //! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
 //! the integer kernels multiply.
 
+pub mod raw;
 mod tensor;
 
 pub use tensor::{Basis, Bytes, Rows, Tensor};
@@ -79,7 +80,14 @@ pub trait TensorType: Sync {
     ///
     /// # Panics
     /// If the type cannot encode, or a length does not fit.
-    fn encode(&self, values: &[f32], cols: usize, group: usize, codes: &mut [u8], norms: &mut [u8]) {
+    fn encode(
+        &self,
+        values: &[f32],
+        cols: usize,
+        group: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) {
         let _ = (values, cols, group, codes, norms);
         panic!("{} is read, not written", self.name());
     }
