@@ -5,6 +5,7 @@
 //! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
 //! the integer kernels multiply.
 
+pub mod raw;
 mod tensor;
 
 pub use tensor::{Basis, Bytes, Rows, Tensor};
