@@ -79,7 +79,14 @@ pub trait TensorType: Sync {
     ///
     /// # Panics
     /// If the type cannot encode, or a length does not fit.
-    fn encode(&self, values: &[f32], cols: usize, group: usize, codes: &mut [u8], norms: &mut [u8]) {
+    fn encode(
+        &self,
+        values: &[f32],
+        cols: usize,
+        group: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) {
         let _ = (values, cols, group, codes, norms);
         panic!("{} is read, not written", self.name());
     }
