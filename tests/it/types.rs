@@ -120,7 +120,7 @@ fn check_integer_form(kind: &dyn TensorType, count: usize, cols: usize, random: 
     let row_bytes = kind.row_bytes(cols).unwrap();
     let codes = random.bytes(count * row_bytes);
     let group = group(kind);
-    let row_norms = if group == 0 { 0 } else { 2 * cols / group };
+    let row_norms = (2 * cols).checked_div(group).unwrap_or(0);
     let norms = random.bytes(count * row_norms);
     let table = kind.table().unwrap_or_default();
     let rows = Rows { count, cols, group, codes: &codes, norms: &norms, table };
@@ -193,7 +193,7 @@ fn cosine_error(kind: &dyn TensorType) -> f64 {
     let signal: Vec<f32> = (0..LEN).map(|i| (0.1 + 2.0 * f64::cos(i as f64)) as f32).collect();
     let group = group(kind);
     let mut codes = vec![0; kind.row_bytes(LEN).unwrap()];
-    let mut norms = vec![0; if group == 0 { 0 } else { 2 * LEN / group }];
+    let mut norms = vec![0; (2 * LEN).checked_div(group).unwrap_or(0)];
     kind.encode(&signal, LEN, group, &mut codes, &mut norms);
     let table = kind.table().unwrap_or_default();
     let rows = Rows { count: 1, cols: LEN, group, codes: &codes, norms: &norms, table };
@@ -213,8 +213,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 
 /// Bytes from hexadecimal digits, with or without spaces.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> =
-        text.chars().filter_map(|c| (c != ' ').then(|| c.to_digit(16).unwrap() as u8)).collect();
+    let digits = text.chars().filter(|&c| c != ' ').map(|c| c.to_digit(16).unwrap() as u8);
+    let digits: Vec<u8> = digits.collect();
     assert!(digits.len().is_multiple_of(2), "half a byte in {text:?}");
     digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect()
 }
