@@ -115,14 +115,12 @@ struct Chat {
 impl Chat {
     fn open(source: &Source, flags: &ChatFlags) -> anyhow::Result<Chat> {
         let tokenizer = tokenizer(source)?;
-        if let Some(warning) = tokenizer.warning() {
-            print::note(format_args!("warning: {warning}"));
-        }
+        super::warn(&tokenizer);
         let mut chat = Chat {
             template: chat_template(source, &tokenizer)?,
             tokenizer,
             session: flags.run.open(source)?,
-            sampler: Sampler::new(flags.sampler.config()),
+            sampler: Sampler::new(flags.sampler.config())?,
             system: flags.system.clone(),
             messages: Vec::new(),
             cached: Vec::new(),

@@ -80,3 +80,8 @@ fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
         Error::new(format!("{}: expected UTF-8, found byte {at} that is not", path.display())).into()
     })
 }
+
+/// Says what the tokenizer found odd in its file.
+fn warn(tokenizer: &crate::text::Tokenizer) {
+    tokenizer.warnings().iter().for_each(|text| print::note(format_args!("warning: {text}")));
+}
