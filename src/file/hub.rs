@@ -34,6 +34,8 @@ enum Message {
 
 /// Fetches a file, checks it against the SHA-256 that the hub states, and moves it to `folder`.
 pub(super) fn fetch(hub: &Hub, folder: &Path, event: &mut dyn FnMut(Event)) -> Result<PathBuf> {
+    let Hub { owner, repository, file, .. } = hub;
+    event(Event::Status(&format!("fetching {file} from the hub ({owner}/{repository})")));
     let (sender, receiver) = mpsc::channel();
     let scratch = folder.join(".hub");
     let (wanted, cache_folder) = (hub.clone(), scratch.clone());

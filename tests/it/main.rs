@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module per subject.
 
+mod download;
 mod gguf;
 mod hostile;
 mod planes;
