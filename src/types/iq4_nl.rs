@@ -1,7 +1,7 @@
 //! `IQ4_NL`: 32 values from a fixed table of 16, under one half-precision scale.
 //! Page: `formats/iq4_nl.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks, unpack_halves};
+use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
 const LEN: usize = 32;
@@ -45,8 +45,10 @@ impl TensorType for Iq4Nl {
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         for (block, values, scales) in unpack_blocks::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *scales = [half_at(block, 0); LEN / SUB];
-            let codes = block[2..].as_chunks::<{ LEN / 2 }>().0;
-            unpack_halves(&codes[0], values, |q| LEVELS[usize::from(q)]);
+            for (i, &q) in block[2..].iter().enumerate() {
+                values[i] = LEVELS[usize::from(q & 0xf)];
+                values[i + LEN / 2] = LEVELS[usize::from(q >> 4)];
+            }
         }
     }
 }

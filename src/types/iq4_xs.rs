@@ -1,7 +1,7 @@
 //! `IQ4_XS`: 256 values from a table of 16, in groups of 32 with a six-bit scale.
 //! Page: `formats/iq4_xs.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks, unpack_halves};
+use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::iq4_nl::LEVELS;
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
@@ -53,7 +53,10 @@ impl TensorType for Iq4Xs {
             }
             let codes = block[CODES..].as_chunks::<16>().0;
             for (codes, values) in codes.iter().zip(values.as_chunks_mut::<GROUP>().0) {
-                unpack_halves(codes, values, |q| LEVELS[usize::from(q)]);
+                for (i, &q) in codes.iter().enumerate() {
+                    values[i] = LEVELS[usize::from(q & 0xf)];
+                    values[i + GROUP / 2] = LEVELS[usize::from(q >> 4)];
+                }
             }
         }
     }
