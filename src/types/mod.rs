@@ -53,8 +53,10 @@ pub enum Kernel {
 }
 
 /// One row as small integers: `value[i] = scales[i / SUB] * values[i] + mins[i / SUB]`.
+///
+/// Where the product and the sum are rounded apart, that is what `decode` gives, to the bit.
 pub struct Int8Row<'a> {
-    /// `(cols)`, each within -127..=127.
+    /// `(cols)`, each within -127..=127; but a `Q8_0` block that no encoder wrote may have -128.
     pub values: &'a mut [i8],
     /// `(cols / SUB)`.
     pub scales: &'a mut [f32],
