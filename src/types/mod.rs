@@ -5,8 +5,12 @@
 //! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
 //! the integer kernels multiply.
 
+mod higgs;
+mod higgs_fit;
 mod tensor;
 
+pub use higgs::{HIGGS, Higgs};
+pub use higgs_fit::Search;
 pub use tensor::{Basis, Bytes, Rows, Tensor};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
@@ -112,7 +116,16 @@ pub trait TensorType: Sync {
 pub const PRIVATE_IDS: u32 = 0x4851_0000;
 
 /// Every tensor type.
-pub static TYPES: &[&dyn TensorType] = &[];
+pub static TYPES: &[&dyn TensorType] = &[
+    &higgs::P1_N16,
+    &higgs::P2_N16,
+    &higgs::P2_N64,
+    &higgs::P2_N256,
+    &higgs::P4_N256,
+    &higgs::P1_N256,
+    &higgs::P1_N32,
+    &higgs::P1_N64,
+];
 
 /// The type with this GGUF number.
 pub fn by_id(id: u32) -> Option<&'static dyn TensorType> {
