@@ -22,8 +22,12 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod raw;
+mod higgs;
+mod higgs_fit;
 mod tensor;
 
+pub use higgs::{HIGGS, Higgs};
+pub use higgs_fit::Search;
 pub use tensor::{Basis, Bytes, Rows, Tensor};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
@@ -147,6 +151,14 @@ pub static TYPES: &[&dyn TensorType] = &[
     &q6_k::Q6K,
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,
+    &higgs::P1_N16,
+    &higgs::P2_N16,
+    &higgs::P2_N64,
+    &higgs::P2_N256,
+    &higgs::P4_N256,
+    &higgs::P1_N256,
+    &higgs::P1_N32,
+    &higgs::P1_N64,
 ];
 
 /// The type with this GGUF number.
