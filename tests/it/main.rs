@@ -1,7 +1,7 @@
 //! The integration tests: one binary, one module per subject.
 
-mod formats;
 mod download;
+mod formats;
 mod gguf;
 mod hostile;
 mod planes;
