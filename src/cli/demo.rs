@@ -100,14 +100,15 @@ fn cost(folder: &Path, source: &Source, target: &Source) -> anyhow::Result<Strin
     let options = crate::run::Options { context: Some(WINDOW), ..Default::default() };
     let path = folder.join(format!("sample.{}.logits", std::process::id()));
     let mut progress = print::Progress::new("measuring", 2 * windows.len() as u64);
-    let mut measure = |model: &Source, base: &mut Base| -> anyhow::Result<Score> {
-        let mut session = Session::open(model, &options)?;
-        Ok(score(&mut session, &windows, base, &mut |_, _| progress.add(1))?)
+    let mut measure = |session: &mut Session, base: &mut Base| -> crate::Result<Score> {
+        score(session, &windows, base, &mut |_, _| progress.add(1))
     };
-    let mut base = Base::Save(Writer::create(&path, &windows, tokenizer.len())?);
-    let before = measure(source, &mut base)?;
-    let mut base = Base::Against(Reader::open(&path, tokenizer.len())?);
-    let after = measure(target, &mut base);
+    let mut session = Session::open(source, &options)?;
+    let vocabulary = session.vocabulary();
+    let mut base = Base::Save(Writer::create(&path, &windows, vocabulary)?);
+    let before = measure(&mut session, &mut base)?;
+    let mut base = Base::Against(Reader::open(&path, vocabulary)?);
+    let after = measure(&mut Session::open(target, &options)?, &mut base);
     std::fs::remove_file(&path)?;
     let after = after?;
     let divergence = after.divergence.expect("there was a base");

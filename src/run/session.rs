@@ -103,6 +103,12 @@ impl Session {
         &mut *self.backend
     }
 
+    /// Entries of the vocabulary, as many as a row of logits has.
+    pub fn vocabulary(&self) -> usize {
+        let plan = self.backend.plan();
+        plan.slots[plan.logits.0].width
+    }
+
     /// Cells per sequence.
     pub fn context(&self) -> usize {
         self.backend.capacity().context
@@ -167,7 +173,7 @@ impl Session {
                 next += 1;
             }
             self.backend.run(&self.batch)?;
-            let vocabulary = self.backend.plan().slots[self.backend.plan().logits.0].width;
+            let vocabulary = self.vocabulary();
             let logits = self.backend.logits();
             for (&row, logits) in self.batch.logit_rows.iter().zip(logits.chunks_exact(vocabulary))
             {
