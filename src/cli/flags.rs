@@ -1,7 +1,6 @@
 //! Flags that several commands share, and how their values are read.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use crate::backend::KvFormat;
 use crate::error::{Error, Result};

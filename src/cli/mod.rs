@@ -5,7 +5,6 @@
 mod bench;
 mod chat;
 mod convert;
-mod demo;
 mod flags;
 mod inspect;
 mod perplexity;
@@ -30,8 +29,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch SmolLM2-135M-Instruct, convert it, chat with it
-    Demo(demo::Args),
     /// Convert a model to other tensor types
     Convert(convert::Args),
     /// Continue a text
@@ -53,7 +50,6 @@ enum Command {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Demo(args) => demo::demo(args),
         Command::Convert(args) => convert::convert(args),
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::chat(args),
@@ -83,4 +79,9 @@ fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
         let at = error.utf8_error().valid_up_to();
         Error::new(format!("{}: expected UTF-8, found byte {at} that is not", path.display())).into()
     })
+}
+
+/// Says what the tokenizer found odd in its file.
+fn warn(tokenizer: &crate::text::Tokenizer) {
+    tokenizer.warnings().iter().for_each(|text| print::note(format_args!("warning: {text}")));
 }

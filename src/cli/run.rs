@@ -44,16 +44,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let prompt = prompt(&args)?;
     let source = Source::open(&args.model)?;
     let tokenizer = tokenizer(&source)?;
-    if let Some(warning) = tokenizer.warning() {
-        print::note(format_args!("warning: {warning}"));
-    }
+    super::warn(&tokenizer);
     let mut session = args.run.open(&source)?;
     let mut tokens: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
     tokens.extend(tokenizer.encode(&prompt, true)?);
     if tokens.is_empty() {
         bail!("the prompt is empty, and the model has no token to begin with");
     }
-    let mut sampler = Sampler::new(args.sampler.config());
+    let mut sampler = Sampler::new(args.sampler.config())?;
     let request =
         Request { tokens_max: args.n, stop: args.stop.clone(), ignore_end: args.ignore_eos };
     let mut failure = None;

@@ -33,9 +33,7 @@ pub(super) struct Args {
 pub(super) fn tokenize(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let tokenizer = tokenizer(&source)?;
-    if let Some(warning) = tokenizer.warning() {
-        print::note(format_args!("warning: {warning}"));
-    }
+    super::warn(&tokenizer);
     let text = match (args.text, &args.file) {
         (Some(text), _) => text,
         (None, Some(path)) => super::read_text(path)?,
@@ -53,7 +51,7 @@ pub(super) fn tokenize(args: Args) -> anyhow::Result<()> {
     }
     let mut lines = String::new();
     for &id in &ids {
-        let piece = String::from_utf8_lossy(&tokenizer.piece(id, true)).into_owned();
+        let piece = String::from_utf8_lossy(tokenizer.piece(id, true)).into_owned();
         lines += &format!("{id:>7}  {piece:?}\n");
     }
     print::data(lines)

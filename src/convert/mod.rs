@@ -73,7 +73,7 @@ pub fn convert(
             writer.write(encoded.plane(plane))?;
         }
         progress(tensor.bytes() as u64);
-        source.release(&tensor);
+        source.release(&item.name);
         lines.push(Line { item, error: encoded.error });
     }
     let file_bytes = writer.file_bytes();

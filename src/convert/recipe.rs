@@ -159,6 +159,6 @@ fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Res
     if group < SUB {
         return Err(misfit(SUB));
     }
-    let wish = options.basis.filter(|&basis| crate::transform::fits(basis, cols));
+    let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
     Ok(Choice { kind, basis: wish.unwrap_or_else(|| default_basis(cols)), group })
 }

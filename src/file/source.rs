@@ -153,8 +153,9 @@ impl Source {
         self.shards.iter().for_each(|shard| shard.map.prefetch());
     }
 
-    /// Tells the system that a tensor will not be read again soon.
-    pub fn release(&self, tensor: &RawTensor) {
+    /// Tells the system that a stock tensor will not be read again soon.
+    pub fn release(&self, name: &str) {
+        let Some(tensor) = self.raw_tensor(name) else { return };
         let start = tensor.offset as usize;
         self.shards[tensor.shard].map.release(start..start + tensor.info.bytes as usize);
     }
@@ -251,7 +252,7 @@ impl Source {
         // Tools may drop the outer dimension of a single row, and a table is one run of points.
         let equal = squeezed(&found.shape) == squeezed(&shape)
             || (role == Role::Table
-                && found.shape.iter().product::<u64>() == shape.iter().product());
+                && found.shape.iter().product::<u64>() == shape.iter().product::<u64>());
         if found.kind == as_bytes && equal {
             return Ok(self.raw_bytes(&raw));
         }

@@ -3,7 +3,7 @@
 use super::arch::{Arch, Dim, QueryScale};
 use crate::bail;
 use crate::error::{Error, Result};
-use crate::file::{Metadata, Source};
+use crate::file::{Metadata, Source, Value};
 use crate::limits;
 
 /// The numbers of one model.
@@ -142,11 +142,24 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn optional(&self, key: &str, max: u64) -> Result<Option<usize>> {
         let key = format!("{}.{key}", self.arch);
-        let Some(value) = self.metadata.get_u64_or_uniform(&key)? else { return Ok(None) };
+        let Some(value) = self.uniform(&key)? else { return Ok(None) };
         if value == 0 || value > max {
             bail!("{key}: expected 1 to {max}, found {value}");
         }
         Ok(Some(value as usize))
+    }
+
+    /// Some files repeat a number once per layer.
+    fn uniform(&self, key: &str) -> Result<Option<u64>> {
+        if !matches!(self.metadata.get(key), Some(Value::Array(_))) {
+            return self.metadata.get_u64(key);
+        }
+        let values = self.metadata.get_u64s(key)?.unwrap_or_default();
+        let first = values.first().copied();
+        if first.is_none_or(|first| values.iter().any(|&value| value != first)) {
+            bail!("{key}: expected the same number for every layer, found {values:?}");
+        }
+        Ok(first)
     }
 
     fn required(&self, key: &str, max: u64) -> Result<usize> {

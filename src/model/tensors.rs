@@ -1,6 +1,6 @@
 //! The tensors of a model: each expected one found with the right shape, each found one expected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::arch::{Arch, Need, Role, TensorWords};
 use super::hparams::Hparams;
@@ -11,7 +11,6 @@ use crate::types::Tensor;
 
 /// Every tensor of a model, by what it is for.
 pub struct Tensors {
-    /// In the file's order.
     by_place: HashMap<(Role, Option<usize>), Tensor>,
 }
 
@@ -22,7 +21,6 @@ impl Tensors {
     /// If one is missing, has the wrong shape, or belongs to nothing.
     pub fn new(arch: &Arch, hparams: &Hparams, source: &Source) -> Result<Tensors> {
         let mut by_place = HashMap::new();
-        let mut claimed = 0;
         for words in &arch.tensors {
             let layers: Vec<Option<usize>> = match words.name.contains("{layer}") {
                 true => (0..hparams.layers).map(Some).collect(),
@@ -31,14 +29,13 @@ impl Tensors {
             for layer in layers {
                 if let Some(tensor) = claim(words, layer, hparams, source)? {
                     by_place.insert((words.role, layer), tensor);
-                    claimed += 1;
                 }
             }
         }
-        if claimed != source.tensor_names().count() {
-            let known: Vec<&str> = by_place.values().map(|tensor| tensor.name.as_str()).collect();
-            let surplus = source.tensor_names().find(|name| !known.contains(name));
-            let surplus = surplus.expect("more tensors than claims");
+        let known: HashSet<&str> = by_place.values().map(|tensor| &*tensor.name).collect();
+        let others = source.other_tensors().map(|raw| raw.info.name.as_str());
+        let mut names = source.tensors().map(|tensor| tensor.name.as_str()).chain(others);
+        if let Some(surplus) = names.find(|name| !known.contains(name)) {
             bail!("tensor `{surplus}` is not part of architecture `{}`", arch.name);
         }
         Ok(Tensors { by_place })

@@ -85,7 +85,7 @@ pub fn generate(
     let prompt_time = started.elapsed();
 
     let started = Instant::now();
-    let mut stream = TextStream::new(&request.stop);
+    let mut stream = TextStream::new(request.stop.clone())?;
     let mut tokens = Vec::new();
     let ending = loop {
         if request.tokens_max.is_some_and(|max| tokens.len() >= max) {
@@ -96,11 +96,11 @@ pub fn generate(
         }
         tokens.push(next);
         sampler.accept(next);
-        let text = stream.push(&tokenizer.piece(next, false));
-        if print(text).is_break() {
+        let text = stream.push(tokenizer.piece(next, false));
+        if print(&text).is_break() {
             break Ending::Interrupted;
         }
-        if stream.is_stopped() {
+        if stream.stopped().is_some() {
             break Ending::StopText;
         }
         if request.tokens_max.is_some_and(|max| tokens.len() >= max) {
@@ -112,7 +112,7 @@ pub fn generate(
         next = sampler.sample(session.feed(0, &[next])?);
     };
     let generate_time = started.elapsed();
-    let _ = print(stream.finish());
+    let _ = print(&stream.finish());
     let prompt_tokens = prompt.len();
     Ok(Outcome { tokens, ending, prompt_tokens, prompt_time, generate_time })
 }

@@ -1,4 +1,5 @@
-//! `IQ4_NL`: 32 values from a fixed table of 16, under one half-precision scale. Page: `formats/iq4_nl.md`.
+//! `IQ4_NL`: 32 values from a fixed table of 16, under one half-precision scale.
+//! Page: `formats/iq4_nl.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};

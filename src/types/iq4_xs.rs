@@ -1,4 +1,5 @@
-//! `IQ4_XS`: 256 values from a table of 16, in groups of 32 with a six-bit scale. Page: `formats/iq4_xs.md`.
+//! `IQ4_XS`: 256 values from a table of 16, in groups of 32 with a six-bit scale.
+//! Page: `formats/iq4_xs.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::iq4_nl::LEVELS;

@@ -1,4 +1,5 @@
-//! `Q2_K`: 256 two-bit values in groups of 16, each with a four-bit scale and minimum. Page: `formats/q2_k.md`.
+//! `Q2_K`: 256 two-bit values in groups of 16, each with a four-bit scale and minimum.
+//! Page: `formats/q2_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};

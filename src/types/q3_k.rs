@@ -1,4 +1,5 @@
-//! `Q3_K`: 256 three-bit values in groups of 16, each with a six-bit scale. Page: `formats/q3_k.md`.
+//! `Q3_K`: 256 three-bit values in groups of 16, each with a six-bit scale.
+//! Page: `formats/q3_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};

@@ -1,4 +1,5 @@
-//! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum. Page: `formats/q4_k.md`.
+//! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
+//! Page: `formats/q4_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};

@@ -1,4 +1,5 @@
-//! `Q5_K`: 256 five-bit values in groups of 32, each with a six-bit scale and minimum. Page: `formats/q5_k.md`.
+//! `Q5_K`: 256 five-bit values in groups of 32, each with a six-bit scale and minimum.
+//! Page: `formats/q5_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
 use super::q4_k::scales_and_mins;

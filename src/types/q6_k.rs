@@ -1,4 +1,5 @@
-//! `Q6_K`: 256 six-bit values in groups of 16, each with an eight-bit scale. Page: `formats/q6_k.md`.
+//! `Q6_K`: 256 six-bit values in groups of 16, each with an eight-bit scale.
+//! Page: `formats/q6_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};

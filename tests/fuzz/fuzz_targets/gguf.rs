@@ -9,20 +9,20 @@ use gridmill::file::{Gguf, Source};
 use gridmill::types::{Block, Kernel, PRIVATE_IDS, Rows, TYPES, TensorType};
 use libfuzzer_sys::fuzz_target;
 
-/// Stands for the grid types with the shortest possible name, so that mutations reach the planes.
+/// The grid type of the seeds, which are made by the tests of the program.
 struct Probe;
 
 impl TensorType for Probe {
     fn name(&self) -> &'static str {
-        "P"
+        "Grid_P2_N16"
     }
 
     fn id(&self) -> u32 {
-        PRIVATE_IDS + 0xfff
+        PRIVATE_IDS + 0xff0
     }
 
     fn block(&self) -> Block {
-        Block { len: 2, bytes: 1 }
+        Block { len: 4, bytes: 1 }
     }
 
     fn kernel(&self) -> Kernel {
@@ -30,7 +30,7 @@ impl TensorType for Probe {
     }
 
     fn table(&self) -> Option<&'static [i8]> {
-        Some(&[0; 16])
+        Some(&[0; 32])
     }
 
     fn decode(&self, _: &Rows, out: &mut [f32]) {
