@@ -55,7 +55,7 @@ impl TensorType for Iq4Xs {
             for (codes, values) in codes.iter().zip(values.as_chunks_mut::<GROUP>().0) {
                 for (i, &q) in codes.iter().enumerate() {
                     values[i] = LEVELS[usize::from(q & 0xf)];
-                    values[i + 16] = LEVELS[usize::from(q >> 4)];
+                    values[i + GROUP / 2] = LEVELS[usize::from(q >> 4)];
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
 //! Page: `formats/q4_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
+use super::block::{decode_blocks, half_at, unpack_blocks_with_mins, unpack_halves};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
 const LEN: usize = 256;
@@ -54,10 +54,7 @@ impl TensorType for Q4K {
             }
             let codes = block[CODES..].as_chunks::<32>().0;
             for (codes, values) in codes.iter().zip(out.values.as_chunks_mut::<64>().0) {
-                for (i, &q) in codes.iter().enumerate() {
-                    values[i] = (q & 0xf) as i8;
-                    values[i + 32] = (q >> 4) as i8;
-                }
+                unpack_halves(codes, values, |q| q as i8);
             }
         }
     }
