@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module per subject.
 
 mod bad_models;
+mod cli;
 mod download;
 mod formats;
 mod gguf;
