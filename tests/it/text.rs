@@ -94,10 +94,10 @@ fn special_tokens_are_cut_out() {
     assert_eq!(encode("a<user>xb", false), [0, 6, 1], "the longest is matched first");
     assert_eq!(encode("a<|im_end|>", true), [0, 4]);
     assert_eq!(encode("a<unk>b", true), [0, 7, 1]);
-    assert_eq!(encode("", true), []);
+    assert!(encode("", true).is_empty());
     // Bytes without a token vanish, as in llama.cpp, and keep their neighbours apart.
     assert_eq!(encode("a-b", false), [0, 1]);
-    assert_eq!(encode("<|im_end|>", false), []);
+    assert!(encode("<|im_end|>", false).is_empty());
     assert_eq!(tokenizer.ends_of_generation().collect::<Vec<_>>(), [3, 4]);
     assert_eq!(tokenizer.piece(4, false), b"", "its text makes it a control token");
     assert_eq!(tokenizer.piece(4, true), b"<|im_end|>");
