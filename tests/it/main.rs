@@ -11,3 +11,4 @@ mod planes;
 mod scratch;
 mod transform;
 mod types;
+mod text;
