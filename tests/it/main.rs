@@ -9,6 +9,6 @@ mod hostile;
 mod models;
 mod planes;
 mod scratch;
+mod text;
 mod transform;
 mod types;
-mod text;
