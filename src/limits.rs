@@ -25,3 +25,40 @@ pub const TENSOR_LEN_MAX: u64 = 1 << 44;
 
 /// Shards of one model: the file names have five digits.
 pub const SHARDS_MAX: u32 = 99_999;
+
+/// Layers of a model. The deepest real ones have about 130.
+pub const LAYERS_MAX: u64 = 1 << 12;
+
+/// Any width of a model: embedding, heads, feed-forward. The widest real ones have about 2^17.
+pub const WIDTH_MAX: u64 = 1 << 20;
+
+/// Entries of a vocabulary.
+pub const VOCABULARY_MAX: u64 = 1 << 24;
+
+/// Cells of context a model may claim; what is reserved is chosen by the user.
+pub const CONTEXT_MAX: u64 = 1 << 31;
+
+/// Tokens of a vocabulary, and merges of one: real ones stay below 2^19.
+pub const VOCAB_LEN_MAX: usize = 1 << 22;
+
+/// Bytes of one token's text. The longest known are runs of some hundred spaces.
+pub const TOKEN_BYTES_MAX: usize = 1 << 14;
+
+/// Bytes of the texts of all special tokens together: they become one automaton.
+pub const SPECIAL_TOKENS_BYTES_MAX: usize = 1 << 22;
+
+/// Bytes of a text to tokenize, so that positions fit 32 bits in every form of it.
+pub const TEXT_BYTES_MAX: usize = 1 << 30;
+
+/// Bytes of a chat template's source. Real ones have up to 30 thousand.
+pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes a chat template may render to.
+pub const RENDERED_BYTES_MAX: usize = 1 << 26;
+
+/// What a chat template may use up: one per instruction and per 64 bytes of data it makes, so that
+/// it ends within about a second and 256 MB.
+pub const TEMPLATE_FUEL: u64 = 4_000_000;
+
+/// Tokens that a sampler remembers for its penalties.
+pub const REPEAT_LAST_MAX: usize = 1 << 20;

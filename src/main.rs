@@ -1,3 +1,7 @@
-//! The program: parses flags, calls one command, prints the error chain, chooses the exit code.
+//! The program: everything is in `cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gridmill::cli::main()
+}

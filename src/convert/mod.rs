@@ -1,1 +1,151 @@
-//! To be written.
+//! The converter: choose a type for every tensor, encode, write.
+//!
+//! Memory is bounded by the largest tensor: rows are decoded, rotated and coded in pieces, each
+//! tensor is written before the next is begun, and its source pages are let go.
+
+mod encode;
+mod recipe;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use encode::Encoded;
+pub use recipe::{Choice, Item, Options, choose};
+
+use crate::error::{At, Result};
+use crate::file::planes::{Form, PlanesBuilder, Record, Role as Plane};
+use crate::file::{NewTensor, Source, Writer};
+use crate::model::Model;
+use crate::types::raw::RawType;
+use crate::types::{Basis, PRIVATE_IDS, Tensor};
+
+/// What became of one tensor.
+#[derive(Clone)]
+pub struct Line {
+    /// What it is and what was chosen for it.
+    pub item: Item,
+    /// Squared error over squared values; 0 where nothing changed.
+    pub error: f64,
+}
+
+/// What a conversion did.
+#[derive(Clone)]
+pub struct Report {
+    /// One per tensor, in the file's order.
+    pub lines: Vec<Line>,
+    /// Bytes of the target.
+    pub file_bytes: u64,
+    /// Bytes of the source.
+    pub source_bytes: u64,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// What a conversion would do: every tensor with the type chosen for it.
+///
+/// # Errors
+/// If the model is not one we know, or a type does not fit a tensor.
+pub fn plan(source: &Source, options: &Options) -> Result<Vec<Item>> {
+    let place = source.path().display();
+    let model = Model::new(source).map_err(|error| error.at(&place))?;
+    choose(source, &model, options).at(place)
+}
+
+/// Converts a model; `progress` hears of the bytes of source that are done.
+///
+/// # Errors
+/// As [`plan`]; if a weight is not finite; if the target is the source or cannot be written. The
+/// target then does not exist, or is what it was before.
+pub fn convert(
+    source: &Source,
+    target: &Path,
+    options: &Options,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report> {
+    let started = Instant::now();
+    let items = plan(source, options)?;
+    let (mut writer, jobs) = lay_out(source, target, options, items)?;
+    let mut lines = Vec::new();
+    for (item, planes) in jobs {
+        let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+        let encoded = encode::encode(&tensor, &item).at(source.path().display())?;
+        for plane in planes {
+            writer.write(encoded.plane(plane))?;
+        }
+        progress(tensor.bytes() as u64);
+        source.release(&item.name);
+        lines.push(Line { item, error: encoded.error });
+    }
+    let file_bytes = writer.file_bytes();
+    writer.finish()?;
+    let (source_bytes, time) = (source.file_bytes(), started.elapsed());
+    Ok(Report { lines, file_bytes, source_bytes, time })
+}
+
+/// Opens the target with the records of everything that will be written, in order.
+fn lay_out(
+    source: &Source,
+    target: &Path,
+    options: &Options,
+    items: Vec<Item>,
+) -> Result<(Writer, Vec<(Item, Vec<Plane>)>)> {
+    let mut builder = PlanesBuilder::new(options.form);
+    let mut records = Vec::new();
+    let mut jobs = Vec::new();
+    for item in items {
+        let mut planes = Vec::new();
+        if item.kind.id() < PRIVATE_IDS {
+            let kind = RawType::of(item.kind);
+            records.push(NewTensor::new(&item.name, &item.shape, kind)?);
+            planes.push(Plane::Codes);
+        } else {
+            let record = Record {
+                name: item.name.clone(),
+                kind: item.kind,
+                rows: item.rows as u64,
+                cols: item.cols as u64,
+                basis: item.basis,
+                group: item.group as u32,
+                sign_seed: item.sign_seed,
+            };
+            for plane in builder.add(record)? {
+                planes.push(plane.role);
+                records.push(plane.tensor);
+            }
+        }
+        jobs.push((item, planes));
+    }
+    let mut metadata = source.metadata().clone();
+    builder.finish(&mut metadata);
+    let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
+    Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
+}
+
+impl Report {
+    /// Values in layer matrices and vocabulary matrices whose type changed or is below 16 bits:
+    /// what `--bits` counts.
+    pub fn quantised(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| line.item.bits_per_weight() < 16.0)
+    }
+}
+
+/// Whether the matrices of a source are so coarse that converting them costs quality twice: stored
+/// in fewer than 8 bits a weight.
+pub fn is_coarse(source: &Source) -> Option<&Tensor> {
+    let bits = |tensor: &Tensor| 8.0 * tensor.bytes() as f64 / tensor.len() as f64;
+    source.tensors().find(|tensor| tensor.rows > 1 && bits(tensor) < 8.0)
+}
+
+/// The form of the written file.
+pub fn form(native_types: bool) -> Form {
+    if native_types { Form::Native } else { Form::Planes }
+}
+
+/// The transform that suits every width: signs and a Hadamard transform on blocks of 64 values, or
+/// of the largest power of two that divides the row.
+///
+/// Blocks of 64 lose least with rounding to nearest, and a larger transform spreads the loudest
+/// inputs' weights over more of the row (`benches/results/`).
+pub fn default_basis(cols: usize) -> Basis {
+    Basis::Hadamard { block: 1 << cols.trailing_zeros().min(6) }
+}

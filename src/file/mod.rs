@@ -1,1 +1,20 @@
-//! To be written.
+//! Files: GGUF read and write, memory maps, shards, the planes of our own types, the cache folder,
+//! downloads.
+//!
+//! [`Source`] opens a model, [`Writer`] makes one, [`planes`] is the registry that ties our planes
+//! to the weights they hold (`formats/planes.md`).
+
+mod cursor;
+mod gguf;
+mod map;
+mod metadata;
+pub mod planes;
+mod shards;
+mod source;
+mod writer;
+
+pub use gguf::{ALIGNMENT, Gguf, TensorInfo};
+pub use map::Map;
+pub use metadata::{Array, Metadata, Value};
+pub use source::{RawTensor, Source};
+pub use writer::{NewTensor, Writer};

@@ -1,1 +1,134 @@
-//! To be written.
+//! What an input goes through before it meets the codes: signs, then a Hadamard transform.
+//! Page: `formats/transform.md`.
+//!
+//! The same functions turn a weight's rows when they are coded and its activation when it is used.
+//! They only add, subtract and scale, in one order, so their bits are the same on every machine.
+
+mod fast;
+mod paley;
+mod plain;
+
+use crate::bail;
+use crate::error::Result;
+use crate::simd::Level;
+use crate::types::Basis;
+
+pub use paley::{ORDER_MAX, Paley};
+
+/// `len` signs, +1 or -1, for the inputs of a weight: bit 63 of the outputs of `SplitMix64`.
+///
+/// Sign `i` depends on `seed` and `i` alone, so a longer list begins with every shorter one.
+pub fn signs(seed: u64, len: usize) -> Vec<i8> {
+    // https://prng.di.unimi.it/splitmix64.c: the state steps by a constant, the output mixes it.
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    (0..len).map(|_| if next() >> 63 == 1 { -1 } else { 1 }).collect()
+}
+
+/// Whether rows of `cols` values can be in this basis.
+///
+/// # Errors
+/// If a block is no power of two or does not divide the row, or no matrix of the order is known.
+pub fn check(basis: Basis, cols: usize) -> Result<()> {
+    let block = match basis {
+        Basis::Original => return Ok(()),
+        Basis::Hadamard { block } | Basis::Kronecker { block, .. } => block,
+    };
+    if !block.is_power_of_two() {
+        bail!("expected a Hadamard block that is a power of two, found {block}");
+    }
+    if let Basis::Kronecker { order, .. } = basis {
+        if u64::from(order) * u64::from(block) != cols as u64 {
+            bail!("expected a transform of {cols} values, found one of {order} * {block}");
+        }
+        if Paley::get(order).is_none() {
+            bail!("expected a Hadamard order of Paley's up to {ORDER_MAX}, found {order}");
+        }
+    } else if !cols.is_multiple_of(block as usize) {
+        bail!("expected a Hadamard block that divides {cols} values, found {block}");
+    }
+    Ok(())
+}
+
+/// Every basis that rows of `cols` values can be in: the original one, Hadamard blocks from 16 up,
+/// then the Kronecker product of the smallest Paley order with a power of two, if there is one.
+pub fn choices(cols: usize) -> Vec<Basis> {
+    let powers = (4..31).map(|bits| 1_u32 << bits);
+    let blocks = powers.filter(|&block| cols.is_multiple_of(block as usize) && cols > 0);
+    let blocks = blocks.map(|block| Basis::Hadamard { block });
+    let kronecker = (1..=ORDER_MAX / 4).map(|k| 4 * k).find_map(|order| {
+        let block = u32::try_from(cols / order as usize).ok()?;
+        let basis = Basis::Kronecker { order, block };
+        // A Paley order that is a power of two offers nothing that the blocks do not.
+        (!order.is_power_of_two() && check(basis, cols).is_ok()).then_some(basis)
+    });
+    std::iter::once(Basis::Original).chain(blocks).chain(kronecker).collect()
+}
+
+/// Brings a row of the original basis into `basis`, in place: signs, Hadamard, normalisation.
+///
+/// `signs` has the length of the row, or none for no signs. The bits of the result do not depend
+/// on `level`.
+///
+/// # Panics
+/// If the basis does not fit the row (see [`check`]) or the signs do not.
+pub fn forward(level: Level, basis: Basis, signs: &[i8], row: &mut [f32]) {
+    if basis != Basis::Original {
+        flip(signs, row);
+        hadamard(level, basis, false, row);
+    }
+}
+
+/// Brings a row back from `basis`, in place: the transposed Hadamard matrix, normalisation, signs.
+///
+/// # Panics
+/// As [`forward`].
+pub fn inverse(level: Level, basis: Basis, signs: &[i8], row: &mut [f32]) {
+    if basis != Basis::Original {
+        hadamard(level, basis, true, row);
+        flip(signs, row);
+    }
+}
+
+fn flip(signs: &[i8], row: &mut [f32]) {
+    if signs.is_empty() {
+        return;
+    }
+    assert_eq!(signs.len(), row.len(), "a sign for every value of a row");
+    for (value, &sign) in row.iter_mut().zip(signs) {
+        *value *= f32::from(sign);
+    }
+}
+
+/// The orthonormal transform without signs, or its transpose.
+fn hadamard(level: Level, basis: Basis, transpose: bool, row: &mut [f32]) {
+    if let Err(error) = check(basis, row.len()) {
+        panic!("{error}");
+    }
+    let (paley, block) = match basis {
+        Basis::Original => return,
+        Basis::Hadamard { block } => (None, block),
+        Basis::Kronecker { order, block } => (Paley::get(order), block),
+    };
+    let (sylvester, kronecker): (fn(&mut [f32], usize), fn(&mut [f32], usize, &[Vec<u8>])) =
+        match level {
+            Level::Portable => (plain::sylvester, plain::kronecker),
+            _ => (fast::sylvester, fast::kronecker),
+        };
+    sylvester(row, block as usize);
+    let mut width = f64::from(block);
+    if let Some(paley) = paley {
+        let plus = if transpose { paley.plus_transposed() } else { paley.plus() };
+        kronecker(row, block as usize, plus);
+        width *= plus.len() as f64;
+    }
+    // The one rounding that is not an addition comes last, on every value.
+    let scale = (1.0 / width.sqrt()) as f32;
+    row.iter_mut().for_each(|value| *value *= scale);
+}

@@ -6,6 +6,23 @@
 //! the integer kernels multiply.
 
 pub mod dot;
+mod bf16;
+mod block;
+mod f16;
+mod f32;
+mod iq4_nl;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+pub mod raw;
 mod tensor;
 
 pub use tensor::{Basis, Bytes, Rows, Tensor};
@@ -135,7 +152,23 @@ pub trait TensorType: Sync {
 pub const PRIVATE_IDS: u32 = 0x4851_0000;
 
 /// Every tensor type.
-pub static TYPES: &[&dyn TensorType] = &[];
+pub static TYPES: &[&dyn TensorType] = &[
+    &f32::F32,
+    &f16::F16,
+    &bf16::Bf16,
+    &q4_0::Q4_0,
+    &q4_1::Q4_1,
+    &q5_0::Q5_0,
+    &q5_1::Q5_1,
+    &q8_0::Q8_0,
+    &q2_k::Q2K,
+    &q3_k::Q3K,
+    &q4_k::Q4K,
+    &q5_k::Q5K,
+    &q6_k::Q6K,
+    &iq4_nl::Iq4Nl,
+    &iq4_xs::Iq4Xs,
+];
 
 /// The type with this GGUF number.
 pub fn by_id(id: u32) -> Option<&'static dyn TensorType> {

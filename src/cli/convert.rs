@@ -1,0 +1,154 @@
+//! `gridmill convert`: a model to other tensor types.
+
+use std::path::PathBuf;
+
+use regex::Regex;
+
+use super::{flags, print};
+use crate::convert::{self, Item, Line, Options, Report};
+use crate::error::{Error, Result};
+use crate::file::Source;
+use crate::file::planes::transform_by_text;
+use crate::types::{Basis, TensorType};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A GGUF file, or the first shard of one
+    source: PathBuf,
+    /// Where the result goes; replaced only when it is whole
+    target: PathBuf,
+    /// A type or a preset: higgs2, higgs3, higgs4, higgs8
+    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", value_parser = flags::tensor_type)]
+    kind: &'static dyn TensorType,
+    /// Type of the embedding and the head
+    #[arg(long, value_name = "TYPE", value_parser = flags::tensor_type)]
+    embedding_type: Option<&'static dyn TensorType>,
+    /// A type for the tensors that a pattern matches; the last match counts
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = pattern)]
+    tensor_type: Vec<(Regex, &'static dyn TensorType)>,
+    /// What the random signs are made from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The rotation, where it fits a row: none, hadamard:64, kronecker:36x16
+    #[arg(long, value_name = "NAME:SIZE", value_parser = basis)]
+    transform: Option<Basis>,
+    /// Weights per scale, where it fits a row
+    #[arg(long, value_name = "N")]
+    group: Option<usize>,
+    /// Give our types their own numbers; other tools then refuse the file
+    #[arg(long)]
+    native_types: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn convert(args: Args) -> anyhow::Result<()> {
+    let source = Source::open(&args.source)?;
+    warn_if_coarse(&source);
+    let options = Options {
+        kind: args.kind,
+        vocabulary_kind: args.embedding_type,
+        overrides: args.tensor_type,
+        seed: args.seed,
+        basis: args.transform,
+        group: args.group,
+        form: convert::form(args.native_types),
+    };
+    if args.dry_run {
+        let items = convert::plan(&source, &options)?;
+        let lines: Vec<Line> = items.into_iter().map(|item| Line { item, error: 0.0 }).collect();
+        return print::data(table(&lines));
+    }
+    let report = run(&source, &args.target, &options)?;
+    print::data(table(&report.lines))?;
+    let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
+    let (bytes, seconds) = (report.file_bytes, report.time.as_secs_f64());
+    print::line(format_args!("{from} to {to} ({bytes} bytes) in {seconds:.1} s"))
+}
+
+/// Converts with a progress bar.
+pub(super) fn run(
+    source: &Source,
+    target: &std::path::Path,
+    options: &Options,
+) -> anyhow::Result<Report> {
+    let total = source.tensors().map(|tensor| tensor.bytes() as u64).sum();
+    let mut progress = print::Progress::new("converting", total);
+    Ok(convert::convert(source, target, options, &mut |bytes| progress.add(bytes))?)
+}
+
+/// Rounding what was already rounded costs quality twice.
+pub(super) fn warn_if_coarse(source: &Source) {
+    if let Some(tensor) = convert::is_coarse(source) {
+        print::note(format_args!(
+            "warning: {} holds {} weights: what that cost stays, and this conversion adds to it",
+            source.path().display(),
+            tensor.kind.name()
+        ));
+    }
+}
+
+/// One row per role and type, and a sum.
+fn table(lines: &[Line]) -> String {
+    let mut groups: Vec<(String, Vec<&Line>)> = Vec::new();
+    for line in lines {
+        let Item { role, source_kind, kind, .. } = &line.item;
+        let name = format!("{role:?}|{}|{}", source_kind.name(), kind.name());
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, group)) => group.push(line),
+            None => groups.push((name, vec![line])),
+        }
+    }
+    let head = ["tensors", "", "from", "to", "bits per weight", "error", "bytes"];
+    let mut rows = vec![head.map(str::to_string).to_vec()];
+    rows.extend(groups.iter().map(|(_, group)| row(group)));
+    let all: Vec<&Line> = lines.iter().collect();
+    let mut sum = row(&all);
+    (sum[1], sum[2], sum[3]) = ("in all".to_string(), String::new(), String::new());
+    rows.push(sum);
+    print::table(&rows, &[0, 4, 5, 6])
+}
+
+fn row(lines: &[&Line]) -> Vec<String> {
+    let first = &lines[0].item;
+    let bytes: usize = lines.iter().map(|line| line.item.bytes()).sum();
+    let len = |line: &&Line| line.item.rows * line.item.cols;
+    let values: usize = lines.iter().map(len).sum();
+    // Weighted by size: the error of the whole, if all tensors had one spread.
+    let error: f64 = lines.iter().map(|line| line.error * len(line) as f64).sum();
+    vec![
+        lines.len().to_string(),
+        words(&format!("{:?}", first.role)),
+        first.source_kind.name().to_string(),
+        first.kind.name().to_string(),
+        format!("{:.3}", 8.0 * bytes as f64 / values as f64),
+        format!("{:.6}", error / values as f64),
+        bytes.to_string(),
+    ]
+}
+
+/// `AttnQBias` to `attn_q_bias`.
+fn words(name: &str) -> String {
+    let mut text = String::new();
+    for (i, letter) in name.char_indices() {
+        if letter.is_uppercase() && i > 0 {
+            text.push('_');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}
+
+fn pattern(text: &str) -> Result<(Regex, &'static dyn TensorType)> {
+    let Some((pattern, kind)) = text.rsplit_once('=') else {
+        return Err(Error::new("expected REGEX=TYPE"));
+    };
+    let regex = Regex::new(pattern).map_err(|error| Error::new(error.to_string()))?;
+    Ok((regex, flags::tensor_type(kind)?))
+}
+
+fn basis(text: &str) -> Result<Basis> {
+    let known = "none, hadamard:SIZE or kronecker:ORDERxSIZE";
+    transform_by_text(text).ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
+}

@@ -1,0 +1,157 @@
+//! Flags that several commands share, and how their values are read.
+
+use std::num::NonZeroUsize;
+
+use crate::backend::KvFormat;
+use crate::error::{Error, Result};
+use crate::file::Source;
+use crate::run::{Device, Options, Session};
+use crate::simd::Level;
+use crate::text::SamplerConfig;
+use crate::types::{self, TYPES, TensorType};
+
+/// How to run a model.
+#[derive(clap::Args)]
+pub(super) struct RunFlags {
+    /// What runs it: auto, cpu, or reference (plain loops, slow and exact)
+    #[arg(long, default_value = "auto", value_parser = device)]
+    device: Device,
+    /// Threads of the CPU; all cores unless said otherwise
+    #[arg(long, short = 't')]
+    threads: Option<NonZeroUsize>,
+    /// Instruction set of the CPU: portable, neon, avx2 or avx512; the best there is
+    #[arg(long, value_name = "LEVEL", value_parser = level)]
+    simd: Option<Level>,
+    /// Tokens of context to reserve; up to 4096 of the model's own
+    #[arg(long)]
+    ctx: Option<NonZeroUsize>,
+    /// How the cache of keys and values is stored
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_format)]
+    kv_type: KvFormat,
+}
+
+impl RunFlags {
+    pub(super) fn options(&self) -> Options {
+        let default = Options::default();
+        Options {
+            device: self.device,
+            threads: self.threads.map_or(default.threads, usize::from),
+            level: self.simd.unwrap_or(default.level),
+            context: self.ctx.map(usize::from),
+            kv: self.kv_type,
+            ..default
+        }
+    }
+
+    pub(super) fn open(&self, source: &Source) -> Result<Session> {
+        Session::open(source, &self.options())
+    }
+
+    /// As `--json` and notes call the device.
+    pub(super) fn device_name(&self) -> String {
+        match self.device {
+            Device::Reference => "reference".to_string(),
+            Device::Cpu => format!("cpu ({})", self.options().level),
+        }
+    }
+}
+
+/// How to choose tokens; the defaults are llama.cpp's.
+#[derive(clap::Args)]
+pub(super) struct SamplerFlags {
+    /// 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.8, value_parser = at_least_zero)]
+    temp: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    top_p: f32,
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    min_p: f32,
+    /// Divide the logits of recent tokens; 1 is off
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = at_least_zero)]
+    repeat_penalty: f32,
+    /// How many tokens are recent
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    repeat_last_n: usize,
+    /// Lower the logits of tokens that appeared
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Lower the logits of tokens for each time they appeared
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// The same seed gives the same text; a new one each time unless said
+    #[arg(long, short = 's')]
+    seed: Option<u64>,
+}
+
+impl SamplerFlags {
+    pub(super) fn config(&self) -> SamplerConfig {
+        SamplerConfig {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            seed: self.seed.unwrap_or_else(fresh_seed),
+        }
+    }
+}
+
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+
+fn device(name: &str) -> Result<Device> {
+    match name {
+        "auto" | "cpu" => Ok(Device::Cpu),
+        "reference" => Ok(Device::Reference),
+        "gpu" => Err(Error::new("this version runs on the CPU; a GPU backend is not there yet")),
+        name => Err(Error::new(format!("no device `{name}`, expected auto, cpu or reference"))),
+    }
+}
+
+fn level(name: &str) -> Result<Level> {
+    let known = || Level::available().map(Level::name).collect::<Vec<_>>().join(", ");
+    match Level::by_name(name) {
+        Some(level) if level.is_available() => Ok(level),
+        Some(_) => Err(Error::new(format!("this machine has no {name}, expected {}", known()))),
+        None => Err(Error::new(format!("no instruction set `{name}`, expected {}", known()))),
+    }
+}
+
+fn kv_format(name: &str) -> Result<KvFormat> {
+    let found = KvFormat::ALL.iter().find(|(known, _)| *known == name);
+    let known = KvFormat::ALL.map(|(known, _)| known).join(", ");
+    let unknown = || Error::new(format!("no cache type `{name}`, expected {known}"));
+    found.map(|&(_, format)| format).ok_or_else(unknown)
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "expected a number".to_string())?;
+    if value >= 0.0 { Ok(value) } else { Err("expected a number of at least 0".to_string()) }
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "expected a number".to_string())?;
+    let is_probability = (0.0..=1.0).contains(&value);
+    if is_probability { Ok(value) } else { Err("expected a number from 0 to 1".to_string()) }
+}
+
+/// A type by its name or preset.
+pub(super) fn tensor_type(name: &str) -> Result<&'static dyn TensorType> {
+    let found = types::by_name(name).or_else(|| types::by_preset(name));
+    found.ok_or_else(|| {
+        let writable = TYPES.iter().filter(|kind| kind.can_encode()).map(|kind| kind.name());
+        let known: Vec<&str> = types::presets().map(|(preset, _)| preset).chain(writable).collect();
+        Error::new(format!("no type `{name}`, expected {}", known.join(", ")))
+    })
+}

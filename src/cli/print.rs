@@ -1,0 +1,106 @@
+//! Printing: tables, notes and progress bars.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Work shorter than this shows no bar.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Writes data to stdout.
+pub(super) fn data(text: impl Display) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    write!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// Writes a line of data to stdout.
+pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
+    data(format_args!("{text}\n"))
+}
+
+/// Writes JSON to stdout.
+pub(super) fn json(value: &serde_json::Value) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Writes a line to stderr; that it may be closed is no failure.
+pub(super) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Whether whoever read our output has left.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// A bar on stderr for work over two seconds, where stderr is a terminal.
+pub(super) struct Progress {
+    started: Instant,
+    bar: ProgressBar,
+    is_shown: bool,
+    what: &'static str,
+}
+
+impl Progress {
+    /// A bar of `total` steps.
+    pub(super) fn new(what: &'static str, total: u64) -> Progress {
+        let bar = ProgressBar::hidden();
+        bar.set_length(total);
+        Progress { started: Instant::now(), bar, is_shown: false, what }
+    }
+
+    /// `done` more steps.
+    pub(super) fn add(&mut self, done: u64) {
+        self.bar.inc(done);
+        if !self.is_shown && self.started.elapsed() > PATIENCE && io::stderr().is_terminal() {
+            self.is_shown = true;
+            self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            let style = "{prefix} {wide_bar:.cyan/dim} {percent:>3}% {msg} {eta} left";
+            let style = ProgressStyle::with_template(style).expect("a constant template");
+            self.bar.set_style(style.progress_chars("━━─"));
+            self.bar.set_prefix(self.what);
+        }
+    }
+
+    /// A word beside the bar.
+    pub(super) fn say(&self, text: String) {
+        self.bar.set_message(text);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `98.4 MB`.
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// Lines of cells, aligned: text to the left, the columns in `right` to the right.
+pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (i, cell) in row.iter().enumerate() {
+            let gap = if i == 0 { "" } else { "  " };
+            let width = widths[i];
+            line += &match right.contains(&i) {
+                true => format!("{gap}{cell:>width$}"),
+                false => format!("{gap}{cell:<width$}"),
+            };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,164 @@
+//! Which type each tensor gets.
+
+use regex::Regex;
+
+use super::default_basis;
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::file::Source;
+use crate::file::planes::Form;
+use crate::model::{Model, Role};
+use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
+
+/// The user's wishes.
+pub struct Options {
+    /// Of the matrices of the layers.
+    pub kind: &'static dyn TensorType,
+    /// Of the embedding and the head; chosen by what `kind` is, if there is none.
+    pub vocabulary_kind: Option<&'static dyn TensorType>,
+    /// The last pattern that matches a tensor's name decides its type.
+    pub overrides: Vec<(Regex, &'static dyn TensorType)>,
+    /// What the signs are made from.
+    pub seed: u64,
+    /// The transform instead of the default one, where it fits the width.
+    pub basis: Option<Basis>,
+    /// Weights per norm instead of the default.
+    pub group: Option<usize>,
+    /// Planes or native types.
+    pub form: Form,
+}
+
+/// A type, and the transform and group that go with it.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    /// The type.
+    pub kind: &'static dyn TensorType,
+    /// The transform.
+    pub basis: Basis,
+    /// Weights per norm; 0 for stock types.
+    pub group: usize,
+}
+
+/// One tensor and what it will be.
+#[derive(Clone)]
+pub struct Item {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// As the file has it, the contiguous dimension first.
+    pub shape: Vec<u64>,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// The type it has.
+    pub source_kind: &'static dyn TensorType,
+    /// The type it gets.
+    pub kind: &'static dyn TensorType,
+    /// The transform it gets.
+    pub basis: Basis,
+    /// Weights per norm; 0 for stock types.
+    pub group: usize,
+    /// What the signs are made from.
+    pub sign_seed: u64,
+}
+
+impl Item {
+    /// Bytes of its codes and norms.
+    pub fn bytes(&self) -> usize {
+        let codes = self.kind.row_bytes(self.cols).expect("the choice fits");
+        let norms = if self.group == 0 { 0 } else { 2 * self.cols / self.group };
+        self.rows * (codes + norms)
+    }
+
+    /// Bits per value.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.bytes() as f64 / (self.rows * self.cols) as f64
+    }
+}
+
+/// Chooses for every tensor of a model, in the order of the file.
+///
+/// # Errors
+/// If a type does not fit a tensor, cannot be written, or a pattern matches nothing.
+pub fn choose(source: &Source, model: &Model, options: &Options) -> Result<Vec<Item>> {
+    for (pattern, _) in &options.overrides {
+        if !source.tensors().any(|tensor| pattern.is_match(&tensor.name)) {
+            bail!("--tensor-type: `{pattern}` matches no tensor");
+        }
+    }
+    source.tensors().map(|tensor| item(source, tensor, model, options)).collect()
+}
+
+fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> Result<Item> {
+    let (role, _) = model.tensors.place(&tensor.name).expect("the model claims every tensor");
+    let matching = options.overrides.iter().rev().find(|(p, _)| p.is_match(&tensor.name));
+    let choice = match matching {
+        Some(&(_, kind)) => fit(kind, tensor, options)?,
+        None if role.is_layer_matrix() => fit(options.kind, tensor, options)?,
+        None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
+        None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
+    };
+    let raw = source.raw_tensor(&tensor.name);
+    let shape = match raw {
+        Some(raw) => raw.info.shape.clone(),
+        None => vec![tensor.cols as u64, tensor.rows as u64],
+    };
+    Ok(Item {
+        name: tensor.name.clone(),
+        role,
+        shape,
+        rows: tensor.rows,
+        cols: tensor.cols,
+        source_kind: tensor.kind,
+        kind: choice.kind,
+        basis: choice.basis,
+        group: choice.group,
+        sign_seed: options.seed,
+    })
+}
+
+/// Norms, biases and factors stay plain floats: they are small and every token meets them.
+fn plain() -> &'static dyn TensorType {
+    types::by_name("F32").expect("plain floats are always there")
+}
+
+/// A grid of few bits keeps the vocabulary in the 8-bit one, which costs next to nothing in quality
+/// (`benches/results/`); a stock type is used throughout.
+fn vocabulary_kind(options: &Options) -> &'static dyn TensorType {
+    let is_grid = options.kind.id() >= PRIVATE_IDS;
+    let eight_bits = if is_grid { types::finest_grid() } else { options.kind };
+    options.vocabulary_kind.unwrap_or(eight_bits)
+}
+
+/// The type with the transform and group that its rows allow.
+fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Result<Choice> {
+    if !kind.can_encode() {
+        bail!("type {} is read, not written", kind.name());
+    }
+    let cols = tensor.cols;
+    let misfit = |multiple: usize| {
+        let (name, kind) = (&tensor.name, kind.name());
+        let message = format!(
+            "tensor `{name}`: expected rows of a multiple of {multiple} values for {kind}, found \
+             {cols}"
+        );
+        Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type"))
+    };
+    if kind.row_bytes(cols).is_none() {
+        return Err(misfit(kind.block().len));
+    }
+    if !matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
+        return Ok(Choice { kind, basis: Basis::Original, group: 0 });
+    }
+    let group = match options.group.filter(|&group| cols.is_multiple_of(group)) {
+        Some(group) => group,
+        None => 1 << cols.trailing_zeros().min(6),
+    };
+    if group < SUB {
+        return Err(misfit(SUB));
+    }
+    let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
+    Ok(Choice { kind, basis: wish.unwrap_or_else(|| default_basis(cols)), group })
+}

@@ -1,0 +1,458 @@
+//! The registry of weights in our own types, each a set of planes: ordinary tensors that every
+//! tool lists, copies and splits. Page: `formats/planes.md`.
+
+use std::collections::{HashMap, HashSet};
+
+use super::metadata::{Array, Metadata, Value};
+use super::writer::NewTensor;
+use crate::Result;
+use crate::bail;
+use crate::error::{At, Error};
+use crate::limits;
+use crate::types::raw::{self, RawType};
+use crate::types::{Basis, PRIVATE_IDS, SUB, TensorType};
+
+/// The version of the registry that is written, and the only one that is read.
+pub const FORMAT_VERSION: u32 = 1;
+
+const VERSION: &str = "gridmill.format_version";
+const TENSOR_NAME: &str = "gridmill.tensor.name";
+const TENSOR_TYPE: &str = "gridmill.tensor.type";
+const TENSOR_ROWS: &str = "gridmill.tensor.rows";
+const TENSOR_COLS: &str = "gridmill.tensor.cols";
+const TENSOR_TRANSFORM: &str = "gridmill.tensor.transform";
+const TENSOR_GROUP: &str = "gridmill.tensor.group";
+const TENSOR_SIGN_SEED: &str = "gridmill.tensor.sign_seed";
+const PLANE_TENSOR: &str = "gridmill.plane.tensor";
+const PLANE_ROLE: &str = "gridmill.plane.role";
+const PLANE_NAME: &str = "gridmill.plane.name";
+const NOTICE: &str = "gridmill.needs_runtime";
+const NOTICE_TEXT: &str = "some weights are in Gridmill's own tensor types: run this file with \
+                           gridmill, or turn it back with `gridmill export`";
+
+/// Endings that tools take for a weight of their own.
+const FORBIDDEN_ENDINGS: [&str; 3] = ["weight", "bias", "scale"];
+
+/// What a plane holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// `(rows, row_bytes)` packed codes.
+    Codes,
+    /// `(rows, cols / group)` half-precision scales.
+    Norms,
+    /// `(n, p)` int8 grid points; shared by every tensor of the type.
+    Table,
+    /// `(cols)` int8, +1 or -1; shared by every tensor of this width.
+    Signs,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 4] = [Role::Codes, Role::Norms, Role::Table, Role::Signs];
+
+    /// As in the registry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Codes => "codes",
+            Role::Norms => "norms",
+            Role::Table => "table",
+            Role::Signs => "signs",
+        }
+    }
+
+    /// The role with this name.
+    pub fn by_name(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// How code planes are declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Form {
+    /// As bytes, which every tool reads.
+    #[default]
+    Planes,
+    /// With the type's own number, which only tools that know it read.
+    Native,
+}
+
+/// One weight of the registry.
+#[derive(Clone)]
+pub struct Record {
+    /// The logical name: `blk.3.ffn_up.weight`.
+    pub name: String,
+    /// How its values are stored.
+    pub kind: &'static dyn TensorType,
+    /// Outputs.
+    pub rows: u64,
+    /// Inputs.
+    pub cols: u64,
+    /// What its inputs go through first.
+    pub basis: Basis,
+    /// Weights per norm.
+    pub group: u32,
+    /// What the signs were made from; they are stored, so no reader needs it.
+    pub sign_seed: u64,
+}
+
+impl Record {
+    /// The roles that its planes must have, no more and no fewer.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        let (table, signs) = (self.kind.table().is_some(), self.basis != Basis::Original);
+        Role::ALL.into_iter().filter(move |role| match role {
+            Role::Codes | Role::Norms => true,
+            Role::Table => table,
+            Role::Signs => signs,
+        })
+    }
+
+    /// Layout and shape (contiguous dimension first) of a plane, codes in the given form.
+    ///
+    /// # Errors
+    /// If the block of the type does not divide a row.
+    pub fn layout(&self, role: Role, form: Form) -> Result<(RawType, Vec<u64>)> {
+        let own = RawType::of(self.kind);
+        Ok(match role {
+            Role::Codes => {
+                let Some(row_bytes) = own.bytes(self.cols, 1) else {
+                    let (cols, len, name) = (self.cols, own.block_len, own.name);
+                    bail!("{cols} columns, expected a multiple of {len} for type {name}")
+                };
+                match form {
+                    Form::Planes => (raw::I8, vec![row_bytes, self.rows]),
+                    Form::Native => (own, vec![self.cols, self.rows]),
+                }
+            }
+            Role::Norms => (raw::F16, vec![self.cols / u64::from(self.group), self.rows]),
+            Role::Table => (raw::I8, table_shape(self.kind)),
+            Role::Signs => (raw::I8, vec![self.cols]),
+        })
+    }
+
+    /// The tensor name of a plane: `blk.3.ffn_up.codes`, `gridmill.signs.576`.
+    pub fn plane_name(&self, role: Role) -> String {
+        match role {
+            Role::Codes | Role::Norms => {
+                let stem = self.name.strip_suffix(".weight").unwrap_or(&self.name);
+                format!("{stem}.{}", role.name())
+            }
+            Role::Table => format!("gridmill.table.{}", self.kind.name().to_lowercase()),
+            Role::Signs => format!("gridmill.signs.{}", self.cols),
+        }
+    }
+
+    /// Everything that can be wrong with a record by itself.
+    fn check(&self) -> Result<()> {
+        let Record { name, kind, rows, cols, basis, group, .. } = self;
+        if name.is_empty() || name.len() > limits::TENSOR_NAME_BYTES_MAX {
+            bail!("the name has {} bytes, expected 1 to 63", name.len());
+        }
+        if kind.id() < PRIVATE_IDS {
+            bail!("type {} is a stock type, which has no planes", kind.name());
+        }
+        let len = rows.checked_mul(*cols).filter(|&len| len <= limits::TENSOR_LEN_MAX);
+        if len.is_none_or(|len| len == 0) {
+            let max = limits::TENSOR_LEN_MAX;
+            bail!("{rows} rows of {cols} columns, expected 1 to {max} values");
+        }
+        if *group == 0 || !group.is_multiple_of(SUB as u32) || !cols.is_multiple_of((*group).into())
+        {
+            bail!("group {group}, expected a multiple of {SUB} that divides {cols} columns");
+        }
+        let fits = match *basis {
+            Basis::Original => true,
+            Basis::Hadamard { block } => {
+                block.is_power_of_two() && cols.is_multiple_of(block.into())
+            }
+            Basis::Kronecker { order, block } => {
+                block.is_power_of_two() && u64::from(order) * u64::from(block) == *cols
+            }
+        };
+        if !fits {
+            bail!("transform `{}` does not fit {cols} columns", transform_text(*basis));
+        }
+        self.layout(Role::Codes, Form::Planes).map(|_| ())
+    }
+}
+
+/// The registry: records, and the tensor name of each of their planes.
+#[derive(Clone, Default)]
+pub struct Registry {
+    records: Vec<Record>,
+    planes: Vec<HashMap<Role, String>>,
+}
+
+impl Registry {
+    /// Records, each with the tensor name of every plane that it must have.
+    pub fn iter(&self) -> impl Iterator<Item = (&Record, &HashMap<Role, String>)> {
+        self.records.iter().zip(&self.planes)
+    }
+
+    /// Records.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Reads the registry of a file; one without records if the file has none.
+    ///
+    /// # Errors
+    /// If the registry has another version, or contradicts itself.
+    pub fn read(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Result<Registry> {
+        let Some(version) = metadata.get_u64(VERSION)? else { return Ok(Registry::default()) };
+        if version != u64::from(FORMAT_VERSION) {
+            let message = format!("`{VERSION}` is {version}, expected {FORMAT_VERSION}");
+            return Err(Error::new(message).with_hint("a newer version of gridmill may read it"));
+        }
+        let records = read_records(metadata, types)?;
+        let planes = read_planes(metadata, &records)?;
+        Ok(Registry { records, planes })
+    }
+
+    fn write(&self, metadata: &mut Metadata) {
+        let records = &self.records;
+        let mut set = |key: &str, array| metadata.set(key, Value::Array(array));
+        let texts =
+            |text: &dyn Fn(&Record) -> String| Array::String(records.iter().map(text).collect());
+        set(TENSOR_NAME, texts(&|record| record.name.clone()));
+        set(TENSOR_TYPE, texts(&|record| record.kind.name().to_string()));
+        set(TENSOR_ROWS, Array::U64(records.iter().map(|record| record.rows).collect()));
+        set(TENSOR_COLS, Array::U64(records.iter().map(|record| record.cols).collect()));
+        set(TENSOR_TRANSFORM, texts(&|record| transform_text(record.basis)));
+        set(TENSOR_GROUP, Array::U32(records.iter().map(|record| record.group).collect()));
+        set(TENSOR_SIGN_SEED, Array::U64(records.iter().map(|record| record.sign_seed).collect()));
+        let (mut tensors, mut roles, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (record, planes)) in self.iter().enumerate() {
+            for role in record.roles() {
+                tensors.push(index as u32);
+                roles.push(role.name().to_string());
+                names.push(planes[&role].clone());
+            }
+        }
+        set(PLANE_TENSOR, Array::U32(tensors));
+        set(PLANE_ROLE, Array::String(roles));
+        set(PLANE_NAME, Array::String(names));
+    }
+}
+
+/// A plane to write: its bytes follow in this order.
+#[derive(Clone, Debug)]
+pub struct NewPlane {
+    /// What it holds.
+    pub role: Role,
+    /// The tensor that carries it.
+    pub tensor: NewTensor,
+}
+
+/// Collects the weights of a file that is to be written.
+pub struct PlanesBuilder {
+    form: Form,
+    registry: Registry,
+    written: HashSet<String>,
+    seeds: HashMap<u64, u64>,
+}
+
+impl PlanesBuilder {
+    /// A builder without weights.
+    pub fn new(form: Form) -> PlanesBuilder {
+        PlanesBuilder {
+            form,
+            registry: Registry::default(),
+            written: HashSet::new(),
+            seeds: HashMap::new(),
+        }
+    }
+
+    /// Adds a weight; the result is the planes to write for it, shared ones only the first time:
+    /// codes, norms, then table and signs where they are new.
+    ///
+    /// # Errors
+    /// If the record is not valid, a plane's name is taken or too long, or the signs of this width
+    /// were made from another seed.
+    pub fn add(&mut self, record: Record) -> Result<Vec<NewPlane>> {
+        let place = format!("tensor `{}`", record.name);
+        record.check().at(&place)?;
+        if self.registry.records.iter().any(|other| other.name == record.name) {
+            bail!("{place} is written twice");
+        }
+        if record.basis != Basis::Original {
+            let seed = *self.seeds.entry(record.cols).or_insert(record.sign_seed);
+            if seed != record.sign_seed {
+                let (cols, other) = (record.cols, record.sign_seed);
+                bail!("{place}: sign seed {other}, but rows of {cols} already use seed {seed}");
+            }
+        }
+        let mut planes = HashMap::new();
+        let mut new = Vec::new();
+        for role in record.roles() {
+            let name = record.plane_name(role);
+            check_plane_name(&name).at(&place)?;
+            let shared = matches!(role, Role::Table | Role::Signs);
+            if self.written.insert(name.clone()) {
+                let (kind, shape) = record.layout(role, self.form).at(&place)?;
+                new.push(NewPlane { role, tensor: NewTensor::new(&name, &shape, kind)? });
+            } else if !shared {
+                bail!("{place}: the plane name `{name}` is taken");
+            }
+            planes.insert(role, name);
+        }
+        self.registry.records.push(record);
+        self.registry.planes.push(planes);
+        Ok(new)
+    }
+
+    /// Turns the metadata of the source into that of the file: what no longer holds goes, the
+    /// registry comes.
+    pub fn finish(self, metadata: &mut Metadata) {
+        metadata.remove_prefix("gridmill.");
+        metadata.remove_prefix("split.");
+        metadata.remove("general.file_type");
+        metadata.remove(super::gguf::ALIGNMENT_KEY);
+        metadata.set("general.quantization_version", Value::U32(2));
+        if !self.registry.is_empty() {
+            metadata.set(VERSION, Value::U32(FORMAT_VERSION));
+            metadata.set(NOTICE, Value::String(NOTICE_TEXT.to_string()));
+            self.registry.write(metadata);
+        }
+    }
+}
+
+/// `none`, `hadamard:64`, `kronecker:36x16`.
+pub fn transform_text(basis: Basis) -> String {
+    match basis {
+        Basis::Original => "none".to_string(),
+        Basis::Hadamard { block } => format!("hadamard:{block}"),
+        Basis::Kronecker { order, block } => format!("kronecker:{order}x{block}"),
+    }
+}
+
+/// The inverse of [`transform_text`].
+pub fn transform_by_text(text: &str) -> Option<Basis> {
+    if text == "none" {
+        return Some(Basis::Original);
+    }
+    let basis = match text.split_once(':')? {
+        ("hadamard", block) => Basis::Hadamard { block: block.parse().ok()? },
+        ("kronecker", sizes) => {
+            let (order, block) = sizes.split_once('x')?;
+            Basis::Kronecker { order: order.parse().ok()?, block: block.parse().ok()? }
+        }
+        _ => return None,
+    };
+    // Parsing is lenient (`+64`, `064`); one spelling per transform is enough.
+    (transform_text(basis) == text).then_some(basis)
+}
+
+/// `[p, n]` where a code is p weights: the one p for which n points fill the table.
+fn table_shape(kind: &dyn TensorType) -> Vec<u64> {
+    let len = kind.table().map_or(0, |table| table.len()) as u64;
+    let block = RawType::of(kind);
+    let fills = |&p: &u64| {
+        let bits = 8 * block.block_bytes * p / block.block_len;
+        bits < 32 && p << bits == len && 8 * block.block_bytes * p % block.block_len == 0
+    };
+    match (1..=16).find(fills) {
+        Some(p) => vec![p, len / p],
+        None => vec![len],
+    }
+}
+
+fn check_plane_name(name: &str) -> Result<()> {
+    let max = limits::TENSOR_NAME_BYTES_MAX;
+    if name.is_empty() || name.len() > max {
+        bail!("the plane name `{name}` has {} bytes, expected 1 to {max}", name.len());
+    }
+    if let Some(ending) = FORBIDDEN_ENDINGS.iter().find(|ending| name.ends_with(*ending)) {
+        bail!("the plane name `{name}` ends in `{ending}`, which other programs take for a weight");
+    }
+    Ok(())
+}
+
+fn read_records(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Result<Vec<Record>> {
+    let names = metadata.require_strings(TENSOR_NAME)?;
+    let kinds = column(metadata.require_strings(TENSOR_TYPE)?, TENSOR_TYPE, names.len())?;
+    let rows = column(metadata.require_u64s(TENSOR_ROWS)?, TENSOR_ROWS, names.len())?;
+    let cols = column(metadata.require_u64s(TENSOR_COLS)?, TENSOR_COLS, names.len())?;
+    let transforms = metadata.require_strings(TENSOR_TRANSFORM)?;
+    let transforms = column(transforms, TENSOR_TRANSFORM, names.len())?;
+    let groups = column(metadata.require_u64s(TENSOR_GROUP)?, TENSOR_GROUP, names.len())?;
+    let seeds = metadata.require_u64s(TENSOR_SIGN_SEED)?;
+    let seeds = column(seeds, TENSOR_SIGN_SEED, names.len())?;
+    let mut seen = HashSet::new();
+    let mut records = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let place = format_args!("registry: tensor `{name}`");
+        if !seen.insert(name) {
+            bail!("{place} occurs twice");
+        }
+        let (kind, transform) = (&kinds[index], &transforms[index]);
+        let known = types.iter().find(|known| known.name().eq_ignore_ascii_case(kind));
+        let Some(known) = known else {
+            return Err(Error::new(format!("unknown type `{kind}`"))
+                .at(place)
+                .with_hint("a newer version of gridmill may read it"));
+        };
+        let Some(basis) = transform_by_text(transform) else {
+            bail!("{place}: unknown transform `{transform}`");
+        };
+        let record = Record {
+            name: name.clone(),
+            kind: *known,
+            rows: rows[index],
+            cols: cols[index],
+            basis,
+            group: u32::try_from(groups[index]).unwrap_or(0),
+            sign_seed: seeds[index],
+        };
+        record.check().at(place)?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// The tensor name of each plane, for each record; every record has exactly its roles.
+fn read_planes(metadata: &Metadata, records: &[Record]) -> Result<Vec<HashMap<Role, String>>> {
+    let names = metadata.require_strings(PLANE_NAME)?;
+    let roles = column(metadata.require_strings(PLANE_ROLE)?, PLANE_ROLE, names.len())?;
+    let tensors = column(metadata.require_u64s(PLANE_TENSOR)?, PLANE_TENSOR, names.len())?;
+    let mut planes = vec![HashMap::new(); records.len()];
+    let mut uses: HashMap<&str, (Role, usize)> = HashMap::new();
+    for ((name, role), &tensor) in names.iter().zip(roles).zip(&tensors) {
+        let index = usize::try_from(tensor).unwrap_or(usize::MAX);
+        let Some(record) = records.get(index) else {
+            let count = records.len();
+            bail!("registry: plane `{name}` belongs to tensor {tensor}, but there are {count}");
+        };
+        let place = format_args!("registry: tensor `{}`", record.name);
+        let Some(known) = Role::by_name(role) else { bail!("{place}: unknown role `{role}`") };
+        if !record.roles().any(|allowed| allowed == known) {
+            bail!("{place}: type and transform allow no plane in the role `{role}`");
+        }
+        if planes[index].insert(known, name.clone()).is_some() {
+            bail!("{place}: two planes in the role `{role}`");
+        }
+        let first = *uses.entry(name).or_insert((known, index));
+        let shared = matches!(known, Role::Table | Role::Signs);
+        if first.0 != known || (!shared && first.1 != index) {
+            bail!("{place}: plane `{name}` is used twice");
+        }
+    }
+    for (record, planes) in records.iter().zip(&planes) {
+        if let Some(role) = record.roles().find(|role| !planes.contains_key(role)) {
+            bail!("registry: tensor `{}`: no plane in the role `{}`", record.name, role.name());
+        }
+    }
+    Ok(planes)
+}
+
+/// One of several parallel arrays.
+fn column<T: AsRef<[E]>, E>(values: T, key: &str, expected: usize) -> Result<T> {
+    match values.as_ref().len() {
+        len if len == expected => Ok(values),
+        len => bail!("`{key}` has {len} elements, expected {expected}"),
+    }
+}

@@ -1,0 +1,124 @@
+//! The files of a split model: `name-00001-of-00003.gguf` and its fellows.
+
+use std::path::{Path, PathBuf};
+
+use super::gguf::Gguf;
+use super::map::Map;
+use super::metadata::Metadata;
+use crate::Result;
+use crate::bail;
+use crate::error::{At, Error};
+use crate::limits;
+use crate::types::TensorType;
+
+const NUMBER: &str = "split.no";
+const COUNT: &str = "split.count";
+const TENSORS: &str = "split.tensors.count";
+
+/// One mapped file of a model.
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    pub(super) map: Map,
+    pub(super) gguf: Gguf,
+}
+
+impl Shard {
+    fn open(path: &Path, types: &[&'static dyn TensorType]) -> Result<Shard> {
+        let map = Map::open(path)?;
+        let gguf = Gguf::parse_with(map.as_slice(), types).at(path.display())?;
+        Ok(Shard { path: path.to_path_buf(), map, gguf })
+    }
+}
+
+/// Opens a single file, or every shard of a split model, whichever of them is named.
+pub(super) fn open(path: &Path, types: &[&'static dyn TensorType]) -> Result<Vec<Shard>> {
+    let named = Shard::open(path, types)?;
+    // A merged file says that it has no shards.
+    let count = named.gguf.metadata.get_u64(COUNT).at(path.display())?.unwrap_or(0);
+    if count <= 1 {
+        return Ok(vec![named]);
+    }
+    if count > u64::from(limits::SHARDS_MAX) {
+        bail!("{}: `{COUNT}` is {count}, expected at most {}", path.display(), limits::SHARDS_MAX);
+    }
+    let number = number(&named.gguf.metadata).at(path.display())?;
+    let Some(prefix) = prefix(path, number, count) else {
+        let message = format!(
+            "{}: shard {} of {count}, but its name does not end in `-{:05}-of-{count:05}.gguf`",
+            path.display(),
+            number + 1,
+            number + 1
+        );
+        return Err(Error::new(message).with_hint("the other shards are found by their names"));
+    };
+    let mut named = Some(named);
+    let mut shards = Vec::new();
+    for expected in 0..count {
+        let shard = if expected == number {
+            named.take().expect("each number comes once")
+        } else {
+            open_other(path, &prefix, expected, count, types)?
+        };
+        shards.push(shard);
+    }
+    check_tensor_count(&shards)?;
+    Ok(shards)
+}
+
+fn open_other(
+    named: &Path,
+    prefix: &str,
+    expected: u64,
+    count: u64,
+    types: &[&'static dyn TensorType],
+) -> Result<Shard> {
+    let path = named.with_file_name(format!("{prefix}{}", suffix(expected, count)));
+    if !path.exists() {
+        let (place, number) = (path.display(), expected + 1);
+        let message = format!("{place}: shard {number} of {count} is missing");
+        return Err(Error::new(message).with_hint("all shards must be in one folder"));
+    }
+    let shard = Shard::open(&path, types)?;
+    let place = path.display();
+    let found = shard.gguf.metadata.get_u64(COUNT).at(&place)?.unwrap_or(0);
+    if found != count {
+        bail!("{place}: `{COUNT}` is {found}, but {} says {count}", named.display());
+    }
+    let found = number(&shard.gguf.metadata).at(path.display())?;
+    if found != expected {
+        bail!("{}: `{NUMBER}` is {found}, expected {expected}", path.display());
+    }
+    Ok(shard)
+}
+
+/// The total is in the first shard, in practice in all of them.
+fn check_tensor_count(shards: &[Shard]) -> Result<()> {
+    let found: u64 = shards.iter().map(|shard| shard.gguf.tensors.len() as u64).sum();
+    if found > limits::TENSORS_MAX {
+        bail!("{found} tensors in all shards, expected at most {}", limits::TENSORS_MAX);
+    }
+    for shard in shards {
+        let expected = shard.gguf.metadata.get_u64(TENSORS).at(shard.path.display())?;
+        if let Some(expected) = expected.filter(|&expected| expected != found) {
+            let place = shard.path.display();
+            bail!("{place}: `{TENSORS}` is {expected}, but the shards have {found} together");
+        }
+    }
+    Ok(())
+}
+
+/// `split.no`, from 0.
+fn number(metadata: &Metadata) -> Result<u64> {
+    metadata.require_u64(NUMBER)
+}
+
+fn suffix(number: u64, count: u64) -> String {
+    format!("-{:05}-of-{count:05}.gguf", number + 1)
+}
+
+fn prefix(path: &Path, number: u64, count: u64) -> Option<String> {
+    if number >= count {
+        return None;
+    }
+    Some(path.file_name()?.to_str()?.strip_suffix(&suffix(number, count))?.to_string())
+}

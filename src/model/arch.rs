@@ -1,0 +1,195 @@
+//! `models/*.toml` to [`Arch`]: a closed vocabulary, in which a mistake fails the tests.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::plan::{Activation, Pairing};
+
+/// The descriptions, one line each; everything else about an architecture is in its file.
+const DESCRIPTIONS: &[&str] = &[
+    include_str!("../../models/gemma3.toml"),
+    include_str!("../../models/llama.toml"),
+    include_str!("../../models/qwen2.toml"),
+    include_str!("../../models/qwen3.toml"),
+];
+
+/// Every architecture.
+pub static ARCHS: LazyLock<Vec<Arch>> = LazyLock::new(|| {
+    let parse = |text: &&str| toml::from_str(text).expect("the descriptions are tested");
+    DESCRIPTIONS.iter().map(parse).collect()
+});
+
+/// What sets an architecture apart.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arch {
+    /// `general.architecture`.
+    pub name: String,
+    /// The shape of one layer.
+    pub block: BlockWords,
+    /// Every tensor that a file may hold.
+    #[serde(rename = "tensor")]
+    pub tensors: Vec<TensorWords>,
+}
+
+/// The words that describe a layer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockWords {
+    rope: RopeWord,
+    gate: GateWord,
+    /// What embeddings are multiplied by.
+    pub embed_scale: EmbedScale,
+    /// Every n-th layer sees the whole context, the others a window.
+    pub global_every: usize,
+    /// The RoPE base of layers with a window, where the file has none.
+    pub local_rope_base: f32,
+    /// Scores are divided by the square root of this.
+    pub query_scale: QueryScale,
+    /// The number of layers of the one size that divides by `embed / heads` instead; 0 for none.
+    pub query_scale_layers: usize,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RopeWord {
+    Interleaved,
+    Halves,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum GateWord {
+    Silu,
+    Gelu,
+}
+
+/// What embeddings are multiplied by.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbedScale {
+    /// Nothing.
+    One,
+    /// The square root of the width.
+    SqrtEmbed,
+}
+
+/// What scores are divided by the square root of.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueryScale {
+    /// The length of a head.
+    HeadLen,
+    /// The width over the number of heads.
+    EmbedPerHead,
+}
+
+/// One tensor of an architecture.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorWords {
+    /// Its name in GGUF, with `{layer}` for the number.
+    pub name: String,
+    /// What the forward pass uses it for.
+    pub role: Role,
+    /// Outputs first.
+    pub shape: Vec<Dim>,
+    /// Whether a file may lack it.
+    pub need: Need,
+}
+
+/// Whether a file may lack a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// It may not.
+    Always,
+    /// It may.
+    Sometimes,
+}
+
+/// What the forward pass uses a tensor for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is the name of a tensor in the descriptions")]
+pub enum Role {
+    Embedding,
+    OutputNorm,
+    Head,
+    RopeFactors,
+    AttnNorm,
+    AttnQ,
+    AttnQBias,
+    AttnQNorm,
+    AttnK,
+    AttnKBias,
+    AttnKNorm,
+    AttnV,
+    AttnVBias,
+    AttnOutput,
+    AttnOutputBias,
+    AttnPostNorm,
+    FfnNorm,
+    FfnGate,
+    FfnUp,
+    FfnDown,
+    FfnPostNorm,
+}
+
+impl Role {
+    /// Whether it is a matrix of a layer: what a conversion quantises.
+    pub fn is_layer_matrix(self) -> bool {
+        use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
+        matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+    }
+
+    /// Whether it maps tokens to the stream or back.
+    pub fn is_vocabulary_matrix(self) -> bool {
+        matches!(self, Role::Embedding | Role::Head)
+    }
+}
+
+/// A number that shapes are made of; see [`super::Hparams::dim`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is a field of `Hparams` or a product of two")]
+pub enum Dim {
+    Embed,
+    Query,
+    KeyValue,
+    HeadLen,
+    Ffn,
+    Vocabulary,
+    RopePairs,
+}
+
+impl Arch {
+    /// The architecture of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn by_name(name: &str) -> Result<&'static Arch> {
+        ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {
+            let known: Vec<&str> = ARCHS.iter().map(|arch| arch.name.as_str()).collect();
+            Error::new(format!("unknown architecture `{name}`, expected {}", known.join(", ")))
+        })
+    }
+
+    /// Which values of a head are rotated together.
+    pub fn pairing(&self) -> Pairing {
+        match self.block.rope {
+            RopeWord::Interleaved => Pairing::Interleaved,
+            RopeWord::Halves => Pairing::Halves,
+        }
+    }
+
+    /// The gate's non-linearity.
+    pub fn activation(&self) -> Activation {
+        match self.block.gate {
+            GateWord::Silu => Activation::Silu,
+            GateWord::Gelu => Activation::Gelu,
+        }
+    }
+}

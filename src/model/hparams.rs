@@ -1,0 +1,193 @@
+//! A model's numbers: read from the metadata, bounded, and consistent with one another.
+
+use super::arch::{Arch, Dim, QueryScale};
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::file::{Metadata, Source, Value};
+use crate::limits;
+
+/// The numbers of one model.
+#[derive(Clone, Debug)]
+pub struct Hparams {
+    /// Layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub embed: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values per head.
+    pub head_len: usize,
+    /// Width inside the feed-forward block.
+    pub ffn: usize,
+    /// Tokens.
+    pub vocabulary: usize,
+    /// Tokens the model was trained to see at once.
+    pub context: usize,
+    /// Of every norm.
+    pub epsilon: f32,
+    /// Values of a head that are rotated.
+    pub rope_len: usize,
+    /// RoPE base of layers that see everything.
+    pub rope_base: f32,
+    /// What the angles of layers that see everything are multiplied by.
+    pub rope_scale: f32,
+    /// RoPE base of layers with a window.
+    pub local_rope_base: f32,
+    /// Cells that a layer with a window sees; no layer has one if there is none.
+    pub window: Option<u32>,
+    /// What scores are multiplied by.
+    pub query_scale: f32,
+    /// Bound of the scores.
+    pub attn_soft_cap: Option<f32>,
+    /// Bound of the logits.
+    pub final_soft_cap: Option<f32>,
+}
+
+impl Hparams {
+    /// Reads the numbers of `arch` from a file.
+    ///
+    /// # Errors
+    /// If one is missing, has the wrong type, is out of its bound, or contradicts another.
+    pub fn new(arch: &Arch, source: &Source) -> Result<Hparams> {
+        let keys = Keys { metadata: source.metadata(), arch: &arch.name };
+        let width = |key: &str| keys.required(key, limits::WIDTH_MAX);
+        let embed = width("embedding_length")?;
+        let heads = width("attention.head_count")?;
+        let head_default = embed / heads;
+        let width_or =
+            |key: &str, default| keys.optional(key, limits::WIDTH_MAX).map(|v| v.unwrap_or(default));
+        let head_len = width_or("attention.key_length", head_default)?;
+        let value_len = width_or("attention.value_length", head_len)?;
+        if value_len != head_len {
+            bail!("attention: expected keys and values of one length, found {head_len}, {value_len}");
+        }
+        let layers = keys.required("block_count", limits::LAYERS_MAX)?;
+        let kv_heads = width_or("attention.head_count_kv", heads)?;
+        if heads % kv_heads != 0 {
+            bail!("attention: {heads} query heads cannot share {kv_heads} key heads evenly");
+        }
+        let rope_len = width_or("rope.dimension_count", head_len)?;
+        if rope_len > head_len || rope_len % 2 != 0 {
+            bail!("rope.dimension_count: expected an even number up to {head_len}, found {rope_len}");
+        }
+        let per_head = match arch.block.query_scale {
+            QueryScale::HeadLen if layers != arch.block.query_scale_layers => head_len,
+            QueryScale::HeadLen | QueryScale::EmbedPerHead => head_default,
+        };
+        let window = keys.optional("attention.sliding_window", limits::CONTEXT_MAX)?;
+        let window = window.filter(|_| arch.block.global_every > 1).map(|cells| cells as u32);
+        Ok(Hparams {
+            layers,
+            embed,
+            heads,
+            kv_heads,
+            head_len,
+            ffn: width("feed_forward_length")?,
+            vocabulary: vocabulary(source)?,
+            context: keys.required("context_length", limits::CONTEXT_MAX)?,
+            epsilon: keys.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+                Error::new(format!("{}.attention.layer_norm_rms_epsilon is missing", arch.name))
+            })?,
+            rope_len,
+            rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_scale: keys.rope_scale()?,
+            local_rope_base: keys
+                .float("rope.freq_base_swa")?
+                .unwrap_or(arch.block.local_rope_base),
+            window,
+            query_scale: 1.0 / (per_head as f32).sqrt(),
+            attn_soft_cap: keys.float("attn_logit_softcapping")?.filter(|&cap| cap != 0.0),
+            final_soft_cap: keys.float("final_logit_softcapping")?.filter(|&cap| cap != 0.0),
+        })
+    }
+
+    /// The number that a description's word stands for.
+    pub fn dim(&self, dim: Dim) -> usize {
+        match dim {
+            Dim::Embed => self.embed,
+            Dim::Query => self.heads * self.head_len,
+            Dim::KeyValue => self.kv_heads * self.head_len,
+            Dim::HeadLen => self.head_len,
+            Dim::Ffn => self.ffn,
+            Dim::Vocabulary => self.vocabulary,
+            Dim::RopePairs => self.rope_len / 2,
+        }
+    }
+
+    /// Whether a layer sees only a window.
+    pub fn is_local(&self, arch: &Arch, layer: usize) -> bool {
+        self.window.is_some() && !(layer + 1).is_multiple_of(arch.block.global_every)
+    }
+}
+
+/// The vocabulary is as long as the embedding: `vocab_size` is often missing or padded.
+fn vocabulary(source: &Source) -> Result<usize> {
+    let Some(embedding) = source.tensor("token_embd.weight")? else {
+        bail!("tensor `token_embd.weight` is missing");
+    };
+    if embedding.rows as u64 > limits::VOCABULARY_MAX {
+        let (found, max) = (embedding.rows, limits::VOCABULARY_MAX);
+        bail!("tensor `token_embd.weight`: expected at most {max} rows, found {found}");
+    }
+    Ok(embedding.rows)
+}
+
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    arch: &'a str,
+}
+
+impl Keys<'_> {
+    fn optional(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        let key = format!("{}.{key}", self.arch);
+        let Some(value) = self.uniform(&key)? else { return Ok(None) };
+        if value == 0 || value > max {
+            bail!("{key}: expected 1 to {max}, found {value}");
+        }
+        Ok(Some(value as usize))
+    }
+
+    /// Some files repeat a number once per layer.
+    fn uniform(&self, key: &str) -> Result<Option<u64>> {
+        if !matches!(self.metadata.get(key), Some(Value::Array(_))) {
+            return self.metadata.get_u64(key);
+        }
+        let values = self.metadata.get_u64s(key)?.unwrap_or_default();
+        let first = values.first().copied();
+        if first.is_none_or(|first| values.iter().any(|&value| value != first)) {
+            bail!("{key}: expected the same number for every layer, found {values:?}");
+        }
+        Ok(first)
+    }
+
+    fn required(&self, key: &str, max: u64) -> Result<usize> {
+        let missing = || Error::new(format!("{}.{key} is missing", self.arch));
+        self.optional(key, max)?.ok_or_else(missing)
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f32>> {
+        let key = format!("{}.{key}", self.arch);
+        let value = self.metadata.get_f32(&key)?;
+        match value {
+            Some(found) if !found.is_finite() || found < 0.0 => {
+                bail!("{key}: expected a number of at least 0, found {found}")
+            }
+            value => Ok(value),
+        }
+    }
+
+    /// Positions are divided by the factor of linear scaling. Llama 3 scales by a tensor of factors
+    /// instead and says nothing here.
+    fn rope_scale(&self) -> Result<f32> {
+        let key = format!("{}.rope.scaling.type", self.arch);
+        let kind = self.metadata.get_str(&key)?;
+        let factor = self.float("rope.scaling.factor")?.filter(|&factor| factor != 0.0);
+        match kind {
+            Some("none") => Ok(1.0),
+            None | Some("linear") => Ok(factor.map_or(1.0, |factor| 1.0 / factor)),
+            Some(kind) => bail!("{key}: `{kind}` is not supported, expected `none` or `linear`"),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The tensors of a model: each expected one found with the right shape, each found one expected.
+
+use std::collections::{HashMap, HashSet};
+
+use super::arch::{Arch, Need, Role, TensorWords};
+use super::hparams::Hparams;
+use crate::bail;
+use crate::error::Result;
+use crate::file::Source;
+use crate::types::Tensor;
+
+/// Every tensor of a model, by what it is for.
+pub struct Tensors {
+    by_place: HashMap<(Role, Option<usize>), Tensor>,
+}
+
+impl Tensors {
+    /// Claims every tensor of a file.
+    ///
+    /// # Errors
+    /// If one is missing, has the wrong shape, or belongs to nothing.
+    pub fn new(arch: &Arch, hparams: &Hparams, source: &Source) -> Result<Tensors> {
+        let mut by_place = HashMap::new();
+        for words in &arch.tensors {
+            let layers: Vec<Option<usize>> = match words.name.contains("{layer}") {
+                true => (0..hparams.layers).map(Some).collect(),
+                false => vec![None],
+            };
+            for layer in layers {
+                if let Some(tensor) = claim(words, layer, hparams, source)? {
+                    by_place.insert((words.role, layer), tensor);
+                }
+            }
+        }
+        let known: HashSet<&str> = by_place.values().map(|tensor| &*tensor.name).collect();
+        let others = source.other_tensors().map(|raw| raw.info.name.as_str());
+        let mut names = source.tensors().map(|tensor| tensor.name.as_str()).chain(others);
+        if let Some(surplus) = names.find(|name| !known.contains(name)) {
+            bail!("tensor `{surplus}` is not part of architecture `{}`", arch.name);
+        }
+        Ok(Tensors { by_place })
+    }
+
+    /// A tensor that a description says may be missing.
+    pub fn get(&self, role: Role, layer: Option<usize>) -> Option<&Tensor> {
+        self.by_place.get(&(role, layer))
+    }
+
+    /// What a tensor is for, and in which layer.
+    pub fn place(&self, name: &str) -> Option<(Role, Option<usize>)> {
+        let found = self.by_place.iter().find(|(_, tensor)| tensor.name == name);
+        found.map(|(&place, _)| place)
+    }
+}
+
+fn claim(
+    words: &TensorWords,
+    layer: Option<usize>,
+    hparams: &Hparams,
+    source: &Source,
+) -> Result<Option<Tensor>> {
+    let name = layer.map_or(words.name.clone(), |layer| {
+        words.name.replace("{layer}", &layer.to_string())
+    });
+    let Some(tensor) = source.tensor(&name)? else {
+        match words.need {
+            Need::Sometimes => return Ok(None),
+            Need::Always => bail!("tensor `{name}` is missing"),
+        }
+    };
+    let expected: Vec<usize> = words.shape.iter().map(|&dim| hparams.dim(dim)).collect();
+    let found = match expected.len() {
+        1 if tensor.rows == 1 => vec![tensor.cols],
+        _ => vec![tensor.rows, tensor.cols],
+    };
+    if found != expected {
+        bail!("tensor `{name}`: expected shape {expected:?}, found {found:?} (outputs first)");
+    }
+    Ok(Some(tensor))
+}

@@ -1,0 +1,196 @@
+//! A model in memory with its cache: prefill a prompt, decode a token.
+
+use std::sync::Arc;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::reference::Reference;
+use crate::backend::{Backend, Capacity, KvFormat};
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::file::Source;
+use crate::model::Model;
+use crate::plan::{Batch, Plan};
+use crate::simd::Level;
+
+/// Bytes of logits kept at once where many rows ask for them.
+const LOGITS_BYTES_MAX: usize = 32 << 20;
+
+/// What runs the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// SIMD and threads.
+    Cpu,
+    /// Plain loops: the oracle.
+    Reference,
+}
+
+/// How to run a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What runs the plan.
+    pub device: Device,
+    /// Threads of the CPU backend.
+    pub threads: usize,
+    /// Instruction set of the CPU backend.
+    pub level: Level,
+    /// Cells per sequence; the model's own context, but at most [`Options::CONTEXT`], if none.
+    pub context: Option<usize>,
+    /// Conversations that share the cache.
+    pub sequences: usize,
+    /// Rows of the largest batch.
+    pub rows: usize,
+    /// How the cache is stored.
+    pub kv: KvFormat,
+}
+
+impl Options {
+    /// Context reserved where nobody asks: models claim far more than a laptop should set aside.
+    pub const CONTEXT: usize = 4096;
+
+    /// Rows of a prefill batch: enough to keep the kernels busy, few enough to stay in cache.
+    pub const ROWS: usize = 256;
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            device: Device::Cpu,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            level: Level::best(),
+            context: None,
+            sequences: 1,
+            rows: Options::ROWS,
+            kv: KvFormat::F16,
+        }
+    }
+}
+
+/// A model in memory, and what it has read so far.
+pub struct Session {
+    backend: Box<dyn Backend>,
+    batch: Batch,
+    /// Cells in use per sequence.
+    lengths: Vec<usize>,
+}
+
+impl Session {
+    /// Plans a model and reserves its memory.
+    ///
+    /// # Errors
+    /// If the model is not one we can run, or a capacity is impossible.
+    pub fn open(source: &Source, options: &Options) -> Result<Session> {
+        let model = Model::new(source).map_err(|error| error.at(source.path().display()))?;
+        let context = options.context.unwrap_or(model.hparams.context.min(Options::CONTEXT));
+        let plan = Arc::new(model.plan());
+        let logits = 4 * model.hparams.vocabulary;
+        let capacity = Capacity {
+            rows: options.rows.min(context).max(options.sequences),
+            logit_rows: (LOGITS_BYTES_MAX / logits).clamp(options.sequences, options.rows.max(1)),
+            sequences: options.sequences,
+            context,
+            kv: options.kv,
+        };
+        Ok(Session::new(backend(plan, capacity, options)?))
+    }
+
+    /// A session over a backend that is already there.
+    pub fn new(backend: Box<dyn Backend>) -> Session {
+        let lengths = vec![0; backend.capacity().sequences];
+        Session { backend, batch: Batch::default(), lengths }
+    }
+
+    /// The backend, for whoever reads slots.
+    pub fn backend(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+
+    /// Cells per sequence.
+    pub fn context(&self) -> usize {
+        self.backend.capacity().context
+    }
+
+    /// Tokens that a sequence has read.
+    pub fn len(&self, sequence: usize) -> usize {
+        self.lengths[sequence]
+    }
+
+    /// Whether a sequence has read nothing.
+    pub fn is_empty(&self, sequence: usize) -> bool {
+        self.len(sequence) == 0
+    }
+
+    /// Forgets all tokens of a sequence past the first `len`.
+    pub fn truncate(&mut self, sequence: usize, len: usize) {
+        self.lengths[sequence] = self.lengths[sequence].min(len);
+    }
+
+    /// Reads tokens; the result is the logits after the last one.
+    ///
+    /// # Errors
+    /// If there are none, one is outside the vocabulary, or the context is full.
+    pub fn feed(&mut self, sequence: usize, tokens: &[u32]) -> Result<&mut [f32]> {
+        let Some(last) = tokens.len().checked_sub(1) else { bail!("there are no tokens to read") };
+        self.feed_rows(sequence, tokens, &mut |i| i == last, &mut |_, _| ())?;
+        Ok(self.backend.logits())
+    }
+
+    /// Reads tokens; `wants` says for which of them `take` gets the logits.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn feed_rows(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        wants: &mut dyn FnMut(usize) -> bool,
+        take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let (start, context) = (self.lengths[sequence], self.context());
+        if start + tokens.len() > context {
+            let found = start + tokens.len();
+            return Err(Error::new(format!("context: expected at most {context} tokens, found {found}"))
+                .with_hint("--ctx reserves more"));
+        }
+        let Capacity { rows, logit_rows, .. } = self.backend.capacity();
+        let mut next = 0;
+        while next < tokens.len() {
+            self.batch.clear();
+            let first = next;
+            while next < tokens.len() && next - first < rows {
+                let wants = wants(next);
+                if wants && self.batch.logit_rows.len() == logit_rows {
+                    break;
+                }
+                let position = (start + next) as u32;
+                self.batch.push(tokens[next], position, sequence as u32, wants);
+                next += 1;
+            }
+            self.backend.run(&self.batch)?;
+            let vocabulary = self.backend.plan().slots[self.backend.plan().logits.0].width;
+            let logits = self.backend.logits();
+            for (&row, logits) in self.batch.logit_rows.iter().zip(logits.chunks_exact(vocabulary)) {
+                take(first + row as usize, logits);
+            }
+            self.lengths[sequence] = start + next;
+        }
+        Ok(())
+    }
+}
+
+/// The backend that runs a plan on a device.
+///
+/// # Errors
+/// If it cannot run the plan.
+pub fn backend(
+    plan: Arc<Plan>,
+    capacity: Capacity,
+    options: &Options,
+) -> Result<Box<dyn Backend>> {
+    if capacity.context == 0 || capacity.sequences == 0 {
+        bail!("context: expected at least one cell and one sequence, found none");
+    }
+    Ok(match options.device {
+        Device::Reference => Box::new(Reference::new(plan, capacity)),
+        Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
+    })
+}

@@ -1,0 +1,139 @@
+//! What the block types share: blocks beside the values they stand for, and half-precision scales.
+
+use super::{Int8Row, Rows, SUB};
+
+/// The blocks of some rows, each with the room for its values.
+///
+/// # Panics
+/// If the codes or the room are not exactly the rows.
+pub(super) fn decode_blocks<'a, const BYTES: usize, const LEN: usize>(
+    rows: &Rows<'a>,
+    out: &'a mut [f32],
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [f32; LEN])> {
+    assert_eq!(out.len(), rows.count * rows.cols, "decode has room for every value");
+    code_blocks::<BYTES, LEN>(rows).iter().zip(out.as_chunks_mut::<LEN>().0)
+}
+
+/// The values of some rows, one block after the other, each with the room for its code.
+///
+/// # Panics
+/// If a row is not whole blocks, or the room is not exactly the rows.
+pub(super) fn encode_blocks<'a, const BYTES: usize, const LEN: usize>(
+    values: &'a [f32],
+    cols: usize,
+    codes: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; LEN], &'a mut [u8; BYTES])> {
+    assert!(cols.is_multiple_of(LEN), "a row of {cols} is not whole blocks of {LEN}");
+    assert!(values.len().is_multiple_of(cols.max(1)), "encode takes whole rows of {cols}");
+    assert_eq!(codes.len() * LEN, values.len() * BYTES, "encode fills its codes");
+    values.as_chunks::<LEN>().0.iter().zip(codes.as_chunks_mut::<BYTES>().0)
+}
+
+/// The blocks of one row, each with its room in the integer form: values and scales.
+///
+/// # Panics
+/// If the codes or the room are not exactly the row.
+pub(super) fn unpack_blocks<'a, const BYTES: usize, const LEN: usize, const SUBS: usize>(
+    row: &Rows<'a>,
+    out: &'a mut Int8Row,
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [i8; LEN], &'a mut [f32; SUBS])> {
+    const { assert!(SUBS * SUB == LEN, "a block has a scale per SUB values") }
+    assert_eq!(out.values.len(), row.count * row.cols, "unpack has room for every value");
+    assert_eq!(out.scales.len() * SUB, out.values.len(), "unpack has room for every scale");
+    let values = out.values.as_chunks_mut::<LEN>().0;
+    let scales = out.scales.as_chunks_mut::<SUBS>().0;
+    let blocks = code_blocks::<BYTES, LEN>(row).iter();
+    blocks.zip(values).zip(scales).map(|((block, values), scales)| (block, values, scales))
+}
+
+/// One block's room in the integer form of a type with minimums.
+pub(super) struct Int8Block<'a, const LEN: usize, const SUBS: usize> {
+    pub(super) values: &'a mut [i8; LEN],
+    pub(super) scales: &'a mut [f32; SUBS],
+    pub(super) mins: &'a mut [f32; SUBS],
+}
+
+/// The blocks of one row, each with its room in the integer form, minimums included.
+///
+/// # Panics
+/// If the codes or the room are not exactly the row.
+pub(super) fn unpack_blocks_with_mins<
+    'a,
+    const BYTES: usize,
+    const LEN: usize,
+    const SUBS: usize,
+>(
+    row: &Rows<'a>,
+    out: &'a mut Int8Row,
+) -> impl Iterator<Item = (&'a [u8; BYTES], Int8Block<'a, LEN, SUBS>)> {
+    const { assert!(SUBS * SUB == LEN, "a block has a scale and a minimum per SUB values") }
+    assert_eq!(out.values.len(), row.count * row.cols, "unpack has room for every value");
+    assert_eq!(out.scales.len() * SUB, out.values.len(), "unpack has room for every scale");
+    assert_eq!(out.mins.len() * SUB, out.values.len(), "unpack has room for every minimum");
+    let values = out.values.as_chunks_mut::<LEN>().0;
+    let scales = out.scales.as_chunks_mut::<SUBS>().0;
+    let mins = out.mins.as_chunks_mut::<SUBS>().0;
+    let room = values.iter_mut().zip(scales).zip(mins);
+    let room = room.map(|((values, scales), mins)| Int8Block { values, scales, mins });
+    code_blocks::<BYTES, LEN>(row).iter().zip(room)
+}
+
+/// The half-precision number at a place in a block.
+///
+/// As `half::f16::to_f32`, which looks for the instruction on every call and is not inlined; one
+/// scale is read per block, so that would cost as much as the block's values.
+#[inline(always)]
+pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
+    let bits = u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
+    let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
+    let magnitude = match magnitude {
+        // Subnormal: a multiple of the smallest half, 2^-24.
+        0..0x0400 => (magnitude as f32 * f32::from_bits(0x3380_0000)).to_bits(),
+        // The exponents are biased by 15 and by 127, the mantissas 10 and 23 bits long.
+        0x0400..0x7c00 => (magnitude << 13) + ((127 - 15) << 23),
+        // Infinity and not-a-number.
+        _ => (magnitude << 13) | 0x7f80_0000,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
+/// One bit of some bytes, the lowest of the first byte first.
+#[inline(always)]
+pub(super) fn bit(bytes: &[u8], index: usize) -> u8 {
+    bytes[index / 8] >> (index % 8) & 1
+}
+
+/// Adds 16 to each of 32 values whose bit is set.
+///
+/// Eight at a time: every byte of a word is given all the bits, keeps its own, and has it carried
+/// to the top, from where it is shifted to its place.
+#[inline(always)]
+pub(super) fn add_fifth_bits(bits: &[u8], values: &mut [i8; 32]) {
+    for (&bits, values) in bits.iter().zip(values.as_chunks_mut::<8>().0) {
+        let own = u64::from(bits).wrapping_mul(0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let set = ((own + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080) >> 3;
+        for (value, set) in values.iter_mut().zip(set.to_le_bytes()) {
+            *value += set as i8;
+        }
+    }
+}
+
+/// The first of the values that are farthest from zero.
+pub(super) fn extreme(values: &[f32]) -> f32 {
+    values.iter().fold(values[0], |max, &value| if value.abs() > max.abs() { value } else { max })
+}
+
+/// The smallest and the largest of the values.
+pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((values[0], values[0]), |(min, max), &value| {
+        (if value < min { value } else { min }, if value > max { value } else { max })
+    })
+}
+
+/// The codes as whole blocks.
+fn code_blocks<'a, const BYTES: usize, const LEN: usize>(rows: &Rows<'a>) -> &'a [[u8; BYTES]] {
+    assert!(rows.cols.is_multiple_of(LEN), "a row of {} is not blocks of {LEN}", rows.cols);
+    let expected = rows.count * (rows.cols / LEN) * BYTES;
+    assert_eq!(rows.codes.len(), expected, "the codes are whole rows");
+    rows.codes.as_chunks::<BYTES>().0
+}

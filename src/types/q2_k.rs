@@ -1,0 +1,65 @@
+//! `Q2_K`: 256 two-bit values in groups of 16, each with a four-bit scale and minimum.
+//! Page: `formats/q2_k.md`.
+
+use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
+use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+
+const LEN: usize = 256;
+const SUBS: usize = LEN / SUB;
+const BYTES: usize = 84;
+const CODES: usize = SUBS;
+const HALVES: usize = CODES + LEN / 4;
+const _: () = assert!(BYTES == HALVES + 4, "scales and minimums, codes, and their two factors");
+
+pub(super) struct Q2K;
+
+impl TensorType for Q2K {
+    fn name(&self) -> &'static str {
+        "Q2_K"
+    }
+
+    fn id(&self) -> u32 {
+        10
+    }
+
+    fn block(&self) -> Block {
+        Block { len: LEN, bytes: BYTES }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: SUB, mins: true }
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+            let (factor, min_factor) = (half_at(block, HALVES), half_at(block, HALVES + 2));
+            for (i, out) in out.iter_mut().enumerate() {
+                // 32 bytes hold 128 values: the lowest bits of the bytes are the first 32 of them.
+                let (half, shift, lane) = (i / 128, i / 32 % 4 * 2, i % 32);
+                let q = block[CODES + half * 32 + lane] >> shift & 3;
+                let packed = block[i / SUB];
+                let scale = factor * f32::from(packed & 0xf);
+                *out = scale * f32::from(q) - min_factor * f32::from(packed >> 4);
+            }
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        for (block, out) in unpack_blocks_with_mins::<BYTES, LEN, SUBS>(row, out) {
+            let (factor, min_factor) = (half_at(block, HALVES), half_at(block, HALVES + 2));
+            for (i, &packed) in block[..CODES].iter().enumerate() {
+                out.scales[i] = factor * f32::from(packed & 0xf);
+                out.mins[i] = -(min_factor * f32::from(packed >> 4));
+            }
+            let codes = block[CODES..HALVES].as_chunks::<32>().0;
+            for (codes, values) in codes.iter().zip(out.values.as_chunks_mut::<128>().0) {
+                for (i, &q) in codes.iter().enumerate() {
+                    values[i] = (q & 3) as i8;
+                    values[i + 32] = (q >> 2 & 3) as i8;
+                    values[i + 64] = (q >> 4 & 3) as i8;
+                    values[i + 96] = (q >> 6) as i8;
+                }
+            }
+        }
+    }
+}

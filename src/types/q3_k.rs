@@ -1,0 +1,82 @@
+//! `Q3_K`: 256 three-bit values in groups of 16, each with a six-bit scale.
+//! Page: `formats/q3_k.md`.
+
+use super::block::{decode_blocks, half_at, unpack_blocks};
+use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+
+const LEN: usize = 256;
+const SUBS: usize = LEN / SUB;
+const BYTES: usize = 110;
+const CODES: usize = LEN / 8;
+const SCALES: usize = CODES + LEN / 4;
+const FACTOR: usize = SCALES + 12;
+const _: () = assert!(BYTES == FACTOR + 2, "third bits, low two bits, scales, and their factor");
+
+pub(super) struct Q3K;
+
+impl TensorType for Q3K {
+    fn name(&self) -> &'static str {
+        "Q3_K"
+    }
+
+    fn id(&self) -> u32 {
+        11
+    }
+
+    fn block(&self) -> Block {
+        Block { len: LEN, bytes: BYTES }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: SUB, mins: false }
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+            let factor = half_at(block, FACTOR);
+            let scales = scales(&block[SCALES..FACTOR]);
+            for (i, out) in out.iter_mut().enumerate() {
+                // 32 bytes hold the low bits of 128 values: the lowest are the first 32 of them.
+                // The third bits are in one run of 32 bytes, the lowest for the first 32 values,
+                // and a bit that is not set takes 4 away.
+                let (half, shift, lane) = (i / 128, i / 32 % 4 * 2, i % 32);
+                let low = block[CODES + half * 32 + lane] >> shift & 3;
+                let third = block[lane] >> (i / 32) & 1;
+                let q = f32::from(low) - if third == 1 { 0.0 } else { 4.0 };
+                *out = factor * f32::from(scales[i / SUB]) * q;
+            }
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        for (block, values, out_scales) in unpack_blocks::<BYTES, LEN, SUBS>(row, out) {
+            let factor = half_at(block, FACTOR);
+            for (out, scale) in out_scales.iter_mut().zip(scales(&block[SCALES..FACTOR])) {
+                *out = factor * f32::from(scale);
+            }
+            let (low, third) = (&block[CODES..SCALES], &block[..CODES]);
+            let (low, values) = (low.as_chunks::<32>().0, values.as_chunks_mut::<128>().0);
+            for (half, (low, values)) in low.iter().zip(values).enumerate() {
+                for (i, (&low, third)) in low.iter().zip(third).enumerate() {
+                    // The four bits of this half, moved to the bottom.
+                    let third = third >> (4 * half);
+                    values[i] = ((low & 3) | (third << 2 & 4)) as i8 - 4;
+                    values[i + 32] = ((low >> 2 & 3) | (third << 1 & 4)) as i8 - 4;
+                    values[i + 64] = ((low >> 4 & 3) | (third & 4)) as i8 - 4;
+                    values[i + 96] = ((low >> 6) | (third >> 1 & 4)) as i8 - 4;
+                }
+            }
+        }
+    }
+}
+
+/// The 16 scales from their 12 bytes: four low bits in the halves of the first eight (the low
+/// halves first), two high bits in the quarters of the last four (the low quarters first).
+#[inline(always)]
+fn scales(packed: &[u8]) -> [i8; SUBS] {
+    std::array::from_fn(|i| {
+        let low = packed[i % 8] >> (i / 8 * 4) & 0xf;
+        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
+        (low | high << 4) as i8 - 32
+    })
+}

@@ -1,0 +1,83 @@
+//! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
+//! Page: `formats/q4_k.md`.
+
+use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
+use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+
+const LEN: usize = 256;
+const SUBS: usize = LEN / SUB;
+const GROUP: usize = 32;
+const BYTES: usize = 144;
+const CODES: usize = 4 + 12;
+const _: () = assert!(BYTES == CODES + LEN / 2, "two factors, scales and minimums, codes");
+
+pub(super) struct Q4K;
+
+impl TensorType for Q4K {
+    fn name(&self) -> &'static str {
+        "Q4_K"
+    }
+
+    fn id(&self) -> u32 {
+        12
+    }
+
+    fn block(&self) -> Block {
+        Block { len: LEN, bytes: BYTES }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: GROUP, mins: true }
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+            let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
+            let (scales, mins) = scales_and_mins(&block[4..CODES]);
+            for (i, out) in out.iter_mut().enumerate() {
+                // 32 bytes hold two groups: the low halves are the first, the high the second.
+                let (pair, shift, lane) = (i / 64, i / 32 % 2 * 4, i % 32);
+                let q = block[CODES + pair * 32 + lane] >> shift & 0xf;
+                let scale = factor * f32::from(scales[i / GROUP]);
+                *out = scale * f32::from(q) - min_factor * f32::from(mins[i / GROUP]);
+            }
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        for (block, out) in unpack_blocks_with_mins::<BYTES, LEN, SUBS>(row, out) {
+            let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
+            let (scales, mins) = scales_and_mins(&block[4..CODES]);
+            for i in 0..SUBS {
+                out.scales[i] = factor * f32::from(scales[i * SUB / GROUP]);
+                out.mins[i] = -(min_factor * f32::from(mins[i * SUB / GROUP]));
+            }
+            let codes = block[CODES..].as_chunks::<32>().0;
+            for (codes, values) in codes.iter().zip(out.values.as_chunks_mut::<64>().0) {
+                for (i, &q) in codes.iter().enumerate() {
+                    values[i] = (q & 0xf) as i8;
+                    values[i + 32] = (q >> 4) as i8;
+                }
+            }
+        }
+    }
+}
+
+/// The eight scales and eight minimums, six bits each, from their 12 bytes.
+///
+/// The first four scales are the low six bits of bytes 0 to 3, the first four minimums those of
+/// bytes 4 to 7. Of the last four, the low four bits are the halves of bytes 8 to 11 (scales low,
+/// minimums high) and the high two bits are what the first eight bytes have left.
+#[inline(always)]
+pub(super) fn scales_and_mins(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
+    let word =
+        |at| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
+    let (scales, mins, last) = (word(0), word(4), word(8));
+    let (six, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+    // Four bytes at a time: no bit that is kept crosses from one byte to the next.
+    let join = |first: u32, last: u32| (u64::from(last) << 32 | u64::from(first)).to_le_bytes();
+    (
+        join(scales & six, last & four | scales >> 2 & two),
+        join(mins & six, last >> 4 & four | mins >> 2 & two),
+    )
+}

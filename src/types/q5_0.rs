@@ -1,0 +1,77 @@
+//! `Q5_0`: 32 five-bit values under one half-precision scale. Page: `formats/q5_0.md`.
+
+use half::f16;
+
+use super::block::{
+    add_fifth_bits, bit, decode_blocks, encode_blocks, extreme, half_at, unpack_blocks,
+};
+use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+
+const LEN: usize = 32;
+const BYTES: usize = 22;
+const _: () = assert!(BYTES == 2 + LEN / 8 + LEN / 2, "a scale, the fifth bits, the low four");
+
+pub(super) struct Q5_0;
+
+impl TensorType for Q5_0 {
+    fn name(&self) -> &'static str {
+        "Q5_0"
+    }
+
+    fn id(&self) -> u32 {
+        6
+    }
+
+    fn block(&self) -> Block {
+        Block { len: LEN, bytes: BYTES }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+            let (scale, high) = (half_at(block, 0), &block[2..6]);
+            // The low halves of the bytes are the first 16 values, the high halves the last 16;
+            // the fifth bits are in the order of the values.
+            for (i, &q) in block[6..].iter().enumerate() {
+                let (low, last) = (q & 0xf | bit(high, i) << 4, q >> 4 | bit(high, i + 16) << 4);
+                out[i] = scale * (f32::from(low) - 16.0);
+                out[i + LEN / 2] = scale * (f32::from(last) - 16.0);
+            }
+        }
+    }
+
+    fn encode(&self, values: &[f32], cols: usize, _group: usize, codes: &mut [u8], _: &mut [u8]) {
+        for (values, block) in encode_blocks::<BYTES, LEN>(values, cols, codes) {
+            // The value that is farthest from zero becomes -16, the end of the range without a
+            // counterpart, so the scale has the opposite sign.
+            let scale = extreme(values) / -16.0;
+            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            let code = |value: f32| ((value * inverse + 16.5) as u8).min(31);
+            *block = [0; BYTES];
+            block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+            for (i, &value) in values.iter().enumerate() {
+                let q = code(value);
+                block[2 + i / 8] |= (q >> 4) << (i % 8);
+                block[6 + i % 16] |= (q & 0xf) << (i / 16 * 4);
+            }
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        for (block, values, scales) in unpack_blocks::<BYTES, LEN, { LEN / SUB }>(row, out) {
+            *scales = [half_at(block, 0); LEN / SUB];
+            for (i, &q) in block[6..].iter().enumerate() {
+                values[i] = (q & 0xf) as i8 - 16;
+                values[i + LEN / 2] = (q >> 4) as i8 - 16;
+            }
+            add_fifth_bits(&block[2..6], values);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `Q6_K`: 256 six-bit values in groups of 16, each with an eight-bit scale.
+//! Page: `formats/q6_k.md`.
+
+use super::block::{decode_blocks, half_at, unpack_blocks};
+use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+
+const LEN: usize = 256;
+const SUBS: usize = LEN / SUB;
+const BYTES: usize = 210;
+const HIGH: usize = LEN / 2;
+const SCALES: usize = HIGH + LEN / 4;
+const FACTOR: usize = SCALES + SUBS;
+const _: () = assert!(BYTES == FACTOR + 2, "low four bits, high two bits, scales, their factor");
+
+pub(super) struct Q6K;
+
+impl TensorType for Q6K {
+    fn name(&self) -> &'static str {
+        "Q6_K"
+    }
+
+    fn id(&self) -> u32 {
+        14
+    }
+
+    fn block(&self) -> Block {
+        Block { len: LEN, bytes: BYTES }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: SUB, mins: false }
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+            let factor = half_at(block, FACTOR);
+            for (i, out) in out.iter_mut().enumerate() {
+                // 64 bytes hold the low bits of 128 values, the low halves those of the first 64;
+                // 32 bytes hold their high bits, the lowest those of the first 32.
+                let half = i / 128;
+                let low = block[half * 64 + i % 64] >> (i / 64 % 2 * 4) & 0xf;
+                let high = block[HIGH + half * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+                let scale = factor * f32::from(block[SCALES + i / SUB] as i8);
+                *out = scale * (f32::from(low | high << 4) - 32.0);
+            }
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        for (block, values, scales) in unpack_blocks::<BYTES, LEN, SUBS>(row, out) {
+            let factor = half_at(block, FACTOR);
+            for (out, &scale) in scales.iter_mut().zip(&block[SCALES..FACTOR]) {
+                *out = factor * f32::from(scale as i8);
+            }
+            let low = block[..HIGH].as_chunks::<64>().0;
+            let high = block[HIGH..SCALES].as_chunks::<32>().0;
+            let values = values.as_chunks_mut::<128>().0;
+            for ((low, high), values) in low.iter().zip(high).zip(values) {
+                for (i, &high) in high.iter().enumerate() {
+                    let (a, b) = (low[i], low[i + 32]);
+                    values[i] = (a & 0xf | high << 4 & 0x30) as i8 - 32;
+                    values[i + 32] = (b & 0xf | high << 2 & 0x30) as i8 - 32;
+                    values[i + 64] = (a >> 4 | high & 0x30) as i8 - 32;
+                    values[i + 96] = (b >> 4 | high >> 2 & 0x30) as i8 - 32;
+                }
+            }
+        }
+    }
+}

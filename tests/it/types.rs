@@ -1,0 +1,235 @@
+//! Tensor types: every one against gguf-py's numbers, its integer form and its own encoder.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use gridmill::types::{Int8Row, Kernel, Rows, SUB, TYPES, TensorType, by_id, by_name};
+use half::{bf16, f16};
+
+/// ggml's numbers of the stock types (`enum ggml_type` in ggml.h).
+const GGML_IDS: [(&str, u32); 15] = [
+    ("F32", 0),
+    ("F16", 1),
+    ("Q4_0", 2),
+    ("Q4_1", 3),
+    ("Q5_0", 6),
+    ("Q5_1", 7),
+    ("Q8_0", 8),
+    ("Q2_K", 10),
+    ("Q3_K", 11),
+    ("Q4_K", 12),
+    ("Q5_K", 13),
+    ("Q6_K", 14),
+    ("IQ4_NL", 20),
+    ("IQ4_XS", 23),
+    ("BF16", 30),
+];
+
+#[test]
+fn names_and_ids() {
+    let names: HashSet<_> = TYPES.iter().map(|kind| kind.name().to_lowercase()).collect();
+    let ids: HashSet<_> = TYPES.iter().map(|kind| kind.id()).collect();
+    assert_eq!((names.len(), ids.len()), (TYPES.len(), TYPES.len()), "two types share one");
+    for (name, id) in GGML_IDS {
+        assert_eq!(by_id(id).map(|kind| kind.name()), Some(name));
+        assert_eq!(by_name(&name.to_lowercase()).map(|kind| kind.id()), Some(id));
+    }
+    // Removed from ggml: nobody may read a file that has them as if it had something else.
+    assert!([4, 5, 31, 32, 33, 36, 37, 38].iter().all(|&id| by_id(id).is_none()));
+    assert!(by_name("Q4").is_none());
+}
+
+#[test]
+fn decode_and_encode_are_bit_exact_with_gguf_py() {
+    let text = fs::read_to_string(data("types/golden.tsv")).unwrap();
+    let mut checked = HashSet::new();
+    for line in text.lines() {
+        let [what, name, from, to] = line.split('\t').collect::<Vec<_>>()[..] else {
+            panic!("four columns expected, found {line:?}")
+        };
+        let kind = by_name(name).unwrap();
+        let (from, to) = (from_hex(from), from_hex(to));
+        match what {
+            "decode" => check_bits(kind, &from, &decode(kind, &from), &floats(&to)),
+            "encode" => assert_eq!(encode(kind, &floats(&from)), to, "{line}"),
+            _ => panic!("decode or encode expected, found {what:?}"),
+        }
+        checked.insert((what, kind.id()));
+    }
+    for (name, id) in GGML_IDS {
+        let kind = by_id(id).unwrap();
+        assert!(checked.contains(&("decode", id)), "{name} is not in golden.tsv");
+        assert_eq!(checked.contains(&("encode", id)), kind.can_encode(), "{name}");
+    }
+}
+
+/// Every type's row in `tests/data/types.tsv`: name, number, block, and the error of a cosine
+/// after `encode` and `decode`, as llama.cpp's test-quantize-fns measures it (square root of the
+/// summed squares, over the number of values).
+#[test]
+fn recorded_rows() {
+    let mut text = String::from("name\tid\tvalues\tbytes\terror\n");
+    for kind in TYPES {
+        let block = kind.block();
+        let error =
+            if kind.can_encode() { format!("{:.6}", cosine_error(*kind)) } else { "-".into() };
+        let (name, id) = (kind.name(), kind.id());
+        text += &format!("{name}\t{id}\t{}\t{}\t{error}\n", block.len, block.bytes);
+    }
+    let path = data("types.tsv");
+    if env::var_os("UPDATE").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), text, "UPDATE=1 rewrites the rows");
+}
+
+#[test]
+fn every_half_precision_number_decodes() {
+    let halves: Vec<u16> = (0..=u16::MAX).collect();
+    let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+    let (kind, brain) = (by_name("F16").unwrap(), by_name("BF16").unwrap());
+    let expected: Vec<f32> = halves.iter().map(|&bits| f16::from_bits(bits).to_f32()).collect();
+    check_bits(kind, &bytes, &decode(kind, &bytes), &expected);
+    let expected: Vec<f32> = halves.iter().map(|&bits| bf16::from_bits(bits).to_f32()).collect();
+    check_bits(brain, &bytes, &decode(brain, &bytes), &expected);
+}
+
+/// The integer form is the decoded values to the bit, if the kernel rounds the product and the
+/// sum apart as `decode` does; and no bytes make either of them panic.
+#[test]
+fn any_bytes_decode_and_the_integer_form_agrees() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for kind in TYPES {
+        for count in [1, 3] {
+            for _ in 0..100 {
+                check_integer_form(*kind, count, 512, &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_rows_are_no_values() {
+    for kind in TYPES {
+        kind.decode(&Rows { group: group(*kind), ..Rows::stock(0, 512, &[]) }, &mut []);
+    }
+}
+
+fn check_integer_form(kind: &dyn TensorType, count: usize, cols: usize, random: &mut Random) {
+    let row_bytes = kind.row_bytes(cols).unwrap();
+    let codes = random.bytes(count * row_bytes);
+    let group = group(kind);
+    let row_norms = (2 * cols).checked_div(group).unwrap_or(0);
+    let norms = random.bytes(count * row_norms);
+    let table = kind.table().unwrap_or_default();
+    let rows = Rows { count, cols, group, codes: &codes, norms: &norms, table };
+    let mut expected = vec![0.0; count * cols];
+    kind.decode(&rows, &mut expected);
+
+    let Kernel::Int8 { group: shared, mins } = kind.kernel() else { return };
+    let shared = if shared == 0 { group } else { shared };
+    for (i, expected) in expected.chunks(cols).enumerate() {
+        let (mut values, mut scales) = (vec![0; cols], vec![f32::NAN; cols / SUB]);
+        // Where there are no minimums, unpack has to leave these as they are.
+        let mut minimums = vec![0.0; cols / SUB];
+        let codes = &codes[i * row_bytes..][..row_bytes];
+        let norms = &norms[i * row_norms..][..row_norms];
+        let row = Rows { count: 1, codes, norms, ..rows };
+        let out = &mut Int8Row { values: &mut values, scales: &mut scales, mins: &mut minimums };
+        kind.unpack(&row, out);
+        let found: Vec<f32> = (0..cols)
+            .map(|i| {
+                let product = scales[i / SUB] * f32::from(values[i]);
+                if mins { product + minimums[i / SUB] } else { product }
+            })
+            .collect();
+        check_bits(kind, codes, &found, expected);
+        let groups = scales.chunks(shared / SUB).chain(minimums.chunks(shared / SUB));
+        for group in groups {
+            assert!(group.iter().all(|x| x.to_bits() == group[0].to_bits()), "{}", kind.name());
+        }
+    }
+}
+
+/// Weights per norm, for the types that have norms.
+fn group(kind: &dyn TensorType) -> usize {
+    if kind.table().is_some() || matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
+        64
+    } else {
+        0
+    }
+}
+
+/// Equal to the bit, except that one not-a-number is as good as another.
+#[track_caller]
+fn check_bits(kind: &dyn TensorType, codes: &[u8], found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{}", kind.name());
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+        assert!(
+            same,
+            "{} value {i}: expected {expected:?}, found {found:?}, codes {codes:02x?}",
+            kind.name()
+        );
+    }
+}
+
+fn decode(kind: &dyn TensorType, codes: &[u8]) -> Vec<f32> {
+    let block = kind.block();
+    let mut out = vec![0.0; codes.len() / block.bytes * block.len];
+    kind.decode(&Rows::stock(1, out.len(), codes), &mut out);
+    out
+}
+
+fn encode(kind: &dyn TensorType, values: &[f32]) -> Vec<u8> {
+    let mut codes = vec![0xaa; kind.row_bytes(values.len()).unwrap()];
+    kind.encode(values, values.len(), 0, &mut codes, &mut []);
+    codes
+}
+
+fn cosine_error(kind: &dyn TensorType) -> f64 {
+    const LEN: usize = 32 * 128;
+    let signal: Vec<f32> = (0..LEN).map(|i| (0.1 + 2.0 * f64::cos(i as f64)) as f32).collect();
+    let group = group(kind);
+    let mut codes = vec![0; kind.row_bytes(LEN).unwrap()];
+    let mut norms = vec![0; (2 * LEN).checked_div(group).unwrap_or(0)];
+    kind.encode(&signal, LEN, group, &mut codes, &mut norms);
+    let table = kind.table().unwrap_or_default();
+    let rows = Rows { count: 1, cols: LEN, group, codes: &codes, norms: &norms, table };
+    let mut found = vec![0.0; LEN];
+    kind.decode(&rows, &mut found);
+    let squares = signal.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2));
+    squares.sum::<f64>().sqrt() / LEN as f64
+}
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data")).join(name)
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// Bytes from hexadecimal digits, with or without spaces.
+pub(crate) fn from_hex(text: &str) -> Vec<u8> {
+    let digits = text.chars().filter(|&c| c != ' ').map(|c| c.to_digit(16).unwrap() as u8);
+    let digits: Vec<u8> = digits.collect();
+    assert!(digits.len().is_multiple_of(2), "half a byte in {text:?}");
+    digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect()
+}
+
+/// Marsaglia's xorshift64: the same bytes every time.
+struct Random(u64);
+
+impl Random {
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut next = || {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0.to_be_bytes()[0]
+        };
+        (0..len).map(|_| next()).collect()
+    }
+}
