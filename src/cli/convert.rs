@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-use super::{flags, print};
+use super::print;
 use crate::convert::{self, Item, Line, Options, Report};
 use crate::error::{Error, Result};
 use crate::file::Source;
 use crate::file::planes::transform_by_text;
+use crate::quant::presets;
 use crate::types::{Basis, TensorType};
 
 #[derive(clap::Args)]
@@ -18,10 +19,10 @@ pub(super) struct Args {
     /// Where the result goes; replaced only when it is whole
     target: PathBuf,
     /// A type or a preset: higgs2, higgs3, higgs4, higgs8
-    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", value_parser = flags::tensor_type)]
+    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", value_parser = presets::by_name)]
     kind: &'static dyn TensorType,
     /// Type of the embedding and the head
-    #[arg(long, value_name = "TYPE", value_parser = flags::tensor_type)]
+    #[arg(long, value_name = "TYPE", value_parser = presets::by_name)]
     embedding_type: Option<&'static dyn TensorType>,
     /// A type for the tensors that a pattern matches; the last match counts
     #[arg(long, value_name = "REGEX=TYPE", value_parser = pattern)]
@@ -145,10 +146,11 @@ fn pattern(text: &str) -> Result<(Regex, &'static dyn TensorType)> {
         return Err(Error::new("expected REGEX=TYPE"));
     };
     let regex = Regex::new(pattern).map_err(|error| Error::new(error.to_string()))?;
-    Ok((regex, flags::tensor_type(kind)?))
+    Ok((regex, presets::by_name(kind)?))
 }
 
 fn basis(text: &str) -> Result<Basis> {
     let known = "none, hadamard:SIZE or kronecker:ORDERxSIZE";
-    transform_by_text(text).ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
+    transform_by_text(text)
+        .ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
 }

@@ -8,7 +8,6 @@ use crate::file::Source;
 use crate::run::{Device, Options, Session};
 use crate::simd::Level;
 use crate::text::SamplerConfig;
-use crate::types::{self, TYPES, TensorType};
 
 /// How to run a model.
 #[derive(clap::Args)]
@@ -109,7 +108,6 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-
 fn device(name: &str) -> Result<Device> {
     match name {
         "auto" | "cpu" => Ok(Device::Cpu),
@@ -144,14 +142,4 @@ fn probability(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|_| "expected a number".to_string())?;
     let is_probability = (0.0..=1.0).contains(&value);
     if is_probability { Ok(value) } else { Err("expected a number from 0 to 1".to_string()) }
-}
-
-/// A type by its name or preset.
-pub(super) fn tensor_type(name: &str) -> Result<&'static dyn TensorType> {
-    let found = types::by_name(name).or_else(|| types::by_preset(name));
-    found.ok_or_else(|| {
-        let writable = TYPES.iter().filter(|kind| kind.can_encode()).map(|kind| kind.name());
-        let known: Vec<&str> = types::presets().map(|(preset, _)| preset).chain(writable).collect();
-        Error::new(format!("no type `{name}`, expected {}", known.join(", ")))
-    })
 }

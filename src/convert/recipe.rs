@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::file::Source;
 use crate::file::planes::Form;
 use crate::model::{Model, Role};
+use crate::quant::presets;
 use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
 
 /// The user's wishes.
@@ -128,8 +129,8 @@ fn plain() -> &'static dyn TensorType {
 /// (`benches/results/`); a stock type is used throughout.
 fn vocabulary_kind(options: &Options) -> &'static dyn TensorType {
     let is_grid = options.kind.id() >= PRIVATE_IDS;
-    let eight_bits = if is_grid { types::finest_grid() } else { options.kind };
-    options.vocabulary_kind.unwrap_or(eight_bits)
+    let finest = || presets::by_name("higgs8").expect("a preset");
+    options.vocabulary_kind.unwrap_or_else(|| if is_grid { finest() } else { options.kind })
 }
 
 /// The type with the transform and group that its rows allow.

@@ -4,8 +4,12 @@
 //! [`Source`] opens a model, [`Writer`] makes one, [`planes`] is the registry that ties our planes
 //! to the weights they hold (`formats/planes.md`).
 
+pub mod cache;
 mod cursor;
+pub mod download;
 mod gguf;
+#[cfg(feature = "hub")]
+mod hub;
 mod map;
 mod metadata;
 pub mod planes;

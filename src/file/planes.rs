@@ -353,7 +353,7 @@ fn table_shape(kind: &dyn TensorType) -> Vec<u64> {
     let block = RawType::of(kind);
     let fills = |&p: &u64| {
         let bits = 8 * block.block_bytes * p / block.block_len;
-        bits < 32 && p << bits == len && 8 * block.block_bytes * p % block.block_len == 0
+        bits < 32 && p << bits == len && (8 * block.block_bytes * p).is_multiple_of(block.block_len)
     };
     match (1..=16).find(fills) {
         Some(p) => vec![p, len / p],

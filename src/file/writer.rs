@@ -317,10 +317,11 @@ fn reserve(file: &File, file_bytes: u64) -> std::io::Result<()> {
     if file_bytes > 0 {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
-        match fallocate(file, FallocateFlags::empty(), 0, file_bytes) {
-            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
-            // Many file systems cannot; the writes themselves will tell.
-            Ok(()) | Err(_) => {}
+        // Many file systems cannot; then the writes themselves will tell.
+        if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) =
+            fallocate(file, FallocateFlags::empty(), 0, file_bytes)
+        {
+            return Err(error.into());
         }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

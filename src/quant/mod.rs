@@ -1,1 +1,4 @@
-//! To be written.
+//! The algorithms of quantisation, pure: data in, data out.
+
+pub mod grid;
+pub mod presets;

@@ -8,8 +8,8 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use regex::Regex;

@@ -12,6 +12,8 @@ pub mod vocab;
 
 mod bpe;
 mod bytes;
+mod index;
+mod merge;
 mod pre;
 mod special;
 mod spm;

@@ -3,10 +3,11 @@
 //! Files say little about their special tokens, so llama.cpp knows many by their text. The tables
 //! below are its.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use aho_corasick::AhoCorasick;
 
+use super::index::TokenIndex;
 use super::vocab::{TokenKind, Vocab};
 use crate::bail;
 use crate::error::{Error, Result};
@@ -78,12 +79,15 @@ const FIM_FILE: &[&str] = &["<|file_sep|>"];
 const ALWAYS_PRINTED: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
 /// Corrects the kinds of the tokens known by their text; returns those that end generation.
-pub(super) fn classify(vocab: &Vocab, kinds: &mut [TokenKind]) -> BTreeSet<u32> {
-    let ids = ids_by_text(vocab);
+pub(super) fn classify(
+    vocab: &Vocab,
+    index: &TokenIndex,
+    kinds: &mut [TokenKind],
+) -> BTreeSet<u32> {
     // The file's id, or else the first of the texts that is a token; that one is a control token.
     let mut known = |given: Option<u32>, texts: &[&str]| {
         given.or_else(|| {
-            let id = *texts.iter().find_map(|text| ids.get(text))?;
+            let id = texts.iter().find_map(|text| index.get(text))?;
             kinds[id as usize] = TokenKind::Control;
             Some(id)
         })
@@ -99,22 +103,22 @@ pub(super) fn classify(vocab: &Vocab, kinds: &mut [TokenKind]) -> BTreeSet<u32> 
     .into_iter()
     .flatten()
     .collect();
-    for id in END_OF_GENERATION.iter().filter_map(|text| ids.get(text)) {
-        kinds[*id as usize] = TokenKind::Control;
-        ends.insert(*id);
+    for id in END_OF_GENERATION.iter().filter_map(|text| index.get(text)) {
+        kinds[id as usize] = TokenKind::Control;
+        ends.insert(id);
     }
-    for id in ALWAYS_PRINTED.iter().filter_map(|text| ids.get(text)) {
-        kinds[*id as usize] = TokenKind::UserDefined;
+    for id in ALWAYS_PRINTED.iter().filter_map(|text| index.get(text)) {
+        kinds[id as usize] = TokenKind::UserDefined;
     }
     ends.extend([vocab.eos, vocab.eot, vocab.eom].into_iter().flatten());
     let mut ordinary = |text: &str, kind: TokenKind| {
-        if let Some(id) = ids.get(text)
-            && ends.remove(id)
+        if let Some(id) = index.get(text)
+            && ends.remove(&id)
         {
-            kinds[*id as usize] = kind;
+            kinds[id as usize] = kind;
         }
     };
-    let has = |texts: &[&str]| texts.iter().all(|text| ids.contains_key(text));
+    let has = |texts: &[&str]| texts.iter().all(|text| index.get(text).is_some());
     // Where the model has its own tokens for the end of an answer, `<|end|>` only ends a part.
     let has_call = has(&["<|call|>"]) || has(&["<|calls|>"]);
     if has_call && has(&["<|flush|>"]) || has_call && has(&["<|return|>"]) {
@@ -122,7 +126,7 @@ pub(super) fn classify(vocab: &Vocab, kinds: &mut [TokenKind]) -> BTreeSet<u32> 
     }
     // Here `</s>` is the HTML tag that strikes through.
     let is_plamo_end =
-        ids.get("<|plamo:eos|>").is_some_and(|id| [vocab.eos, vocab.eot].contains(&Some(*id)));
+        index.get("<|plamo:eos|>").is_some_and(|id| [vocab.eos, vocab.eot].contains(&Some(id)));
     if has(&["<|tool_response>"]) || is_plamo_end {
         ordinary("</s>", TokenKind::Normal);
     }
@@ -161,9 +165,12 @@ impl SpecialTokens {
     /// # Errors
     ///
     /// When their texts are too long for an automaton.
-    pub(super) fn new(vocab: &Vocab, kinds: &[TokenKind]) -> Result<SpecialTokens> {
-        let mut tokens: Vec<Special> =
-            (0..).zip(&vocab.tokens).zip(kinds).filter_map(special).collect();
+    pub(super) fn new(
+        vocab: &Vocab,
+        tokens: &[String],
+        kinds: &[TokenKind],
+    ) -> Result<SpecialTokens> {
+        let mut tokens: Vec<Special> = (0..).zip(tokens).zip(kinds).filter_map(special).collect();
         let bytes: usize = tokens.iter().map(|token| token.text.len()).sum();
         if bytes > SPECIAL_TOKENS_BYTES_MAX {
             bail!(
@@ -265,23 +272,4 @@ fn set_strips(vocab: &Vocab, tokens: &mut [Special]) {
 /// C's `isspace` in the C locale.
 fn is_space(character: char) -> bool {
     matches!(character, ' ' | '\t'..='\r')
-}
-
-/// The ids of the tokens that any of the tables names; of two with one text, the last.
-fn ids_by_text(vocab: &Vocab) -> HashMap<&'static str, u32> {
-    let tables = [
-        END_OF_GENERATION,
-        FIM_PREFIX,
-        FIM_SUFFIX,
-        FIM_MIDDLE,
-        FIM_PAD,
-        FIM_REPOSITORY,
-        FIM_FILE,
-        ALWAYS_PRINTED,
-        &["<|plamo:eos|>"],
-    ];
-    let texts: HashMap<&str, &'static str> =
-        tables.iter().flat_map(|table| table.iter().map(|text| (*text, *text))).collect();
-    let known = |(id, token): (u32, &String)| Some((*texts.get(token.as_str())?, id));
-    (0..).zip(&vocab.tokens).filter_map(known).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::bpe::Bpe;
 use super::bytes;
+use super::index::TokenIndex;
 use super::pre::{self, PreTokenizer};
 use super::special::{self, Fragment, SpecialTokens};
 use super::spm::Spm;
@@ -14,7 +15,7 @@ use crate::limits::TEXT_BYTES_MAX;
 
 /// A tokenizer made from a model's metadata.
 pub struct Tokenizer {
-    tokens: Vec<String>,
+    index: TokenIndex,
     kinds: Vec<TokenKind>,
     model: Model,
     special: SpecialTokens,
@@ -52,12 +53,13 @@ impl Tokenizer {
         let len = vocab.tokens.len() as u32;
         // Where a file names no token, llama.cpp takes these, as far as they exist.
         let default = |given: Option<u32>, id: u32| given.or((id < len).then_some(id));
+        let index = TokenIndex::new(std::mem::take(&mut vocab.tokens));
         let (model, default_add_bos) = match vocab.model.as_deref().unwrap_or_default() {
             "llama" => {
                 vocab.bos = default(vocab.bos, 1);
                 vocab.eos = default(vocab.eos, 2);
                 let unknown = default(vocab.unk, 0);
-                let spm = Spm::new(&vocab.tokens, std::mem::take(&mut vocab.scores), unknown);
+                let spm = Spm::new(&index, std::mem::take(&mut vocab.scores), unknown);
                 let add_space_prefix = vocab.add_space_prefix.unwrap_or(true);
                 (Model::Spm { spm: Box::new(spm), add_space_prefix }, true)
             }
@@ -70,7 +72,7 @@ impl Tokenizer {
                     vocab.eos = default(vocab.eos, 11);
                 }
                 let add_bos = pre.add_bos;
-                let bpe = Bpe::new(&vocab.tokens, &vocab.merges, pre)?;
+                let bpe = Bpe::new(&index, &vocab.merges, pre)?;
                 if bpe.skipped_merges > 0 {
                     warnings.push(format!(
                         "{} of {} merges name texts that are no tokens and are left out",
@@ -82,15 +84,15 @@ impl Tokenizer {
             }
             other => return Err(unknown_model(other)),
         };
-        let mut kinds = vocab.kinds();
-        let ends = special::classify(&vocab, &mut kinds);
-        let special = SpecialTokens::new(&vocab, &kinds)?;
+        let mut kinds = vocab.kinds(index.tokens().len());
+        let ends = special::classify(&vocab, &index, &mut kinds);
+        let special = SpecialTokens::new(&vocab, index.tokens(), &kinds)?;
         let spaces_escaped = match &model {
             Model::Spm { .. } => true,
             Model::Bpe(bpe) => bpe.escapes_spaces(),
         };
         Ok(Tokenizer {
-            pieces: Pieces::new(&vocab.tokens, &kinds, spaces_escaped),
+            pieces: Pieces::new(index.tokens(), &kinds, spaces_escaped),
             kinds,
             model,
             special,
@@ -99,7 +101,7 @@ impl Tokenizer {
             add_eos: vocab.add_eos.unwrap_or(false) && vocab.eos.is_some(),
             bos: vocab.bos,
             eos: vocab.eos,
-            tokens: vocab.tokens,
+            index,
             warnings,
         })
     }
@@ -127,11 +129,11 @@ impl Tokenizer {
                 Fragment::Text(text) => text,
             };
             match &self.model {
-                Model::Bpe(bpe) => bpe.encode(text, &mut out)?,
+                Model::Bpe(bpe) => bpe.encode(&self.index, text, &mut out),
                 Model::Spm { spm, add_space_prefix } => {
                     let prefix = if *add_space_prefix && after_special { "\u{2581}" } else { "" };
                     let escaped = format!("{prefix}{}", text.replace(' ', "\u{2581}"));
-                    spm.encode(&self.tokens, &escaped, &mut out);
+                    spm.encode(&self.index, &escaped, &mut out);
                 }
             }
             after_special = false;
@@ -153,7 +155,7 @@ impl Tokenizer {
     /// The token's text as the vocabulary has it. For a special token, what it looks like in a
     /// prompt; for others, in the encoding of the model. Empty for an id that does not exist.
     pub fn text(&self, id: u32) -> &str {
-        self.tokens.get(id as usize).map_or("", String::as_str)
+        self.index.tokens().get(id as usize).map_or("", String::as_str)
     }
 
     /// What the token is for.
@@ -194,7 +196,7 @@ impl Tokenizer {
     /// Number of tokens.
     #[expect(clippy::len_without_is_empty, reason = "a vocabulary without tokens is refused")]
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.index.tokens().len()
     }
 
     /// What is doubtful about the vocabulary: one sentence each, for the user to see.

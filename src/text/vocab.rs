@@ -135,10 +135,10 @@ impl Vocab {
         Ok(())
     }
 
-    /// The kind of each token.
-    pub(super) fn kinds(&self) -> Vec<TokenKind> {
+    /// The kind of each of `len` tokens.
+    pub(super) fn kinds(&self, len: usize) -> Vec<TokenKind> {
         if self.types.is_empty() {
-            return vec![TokenKind::Normal; self.tokens.len()];
+            return vec![TokenKind::Normal; len];
         }
         self.types.iter().map(|&number| TokenKind::from_number(number)).collect()
     }

@@ -13,10 +13,6 @@ pub(super) fn sylvester(row: &mut [f32], block: usize) {
     if block < 16 {
         return super::plain::sylvester(row, block);
     }
-    if block == 64 {
-        row.as_chunks_mut::<64>().0.iter_mut().for_each(run_of_64);
-        return;
-    }
     row.as_chunks_mut::<16>().0.iter_mut().for_each(run_of_16);
     for run in row.chunks_exact_mut(block) {
         let mut half = 16;
@@ -52,13 +48,6 @@ fn run_of_16(run: &mut [f32; 16]) {
     let rows: &mut [Four; 4] = run.as_chunks_mut().0.try_into().expect("16 values");
     let turned = butterflies(transpose(*rows));
     *rows = butterflies(transpose(turned));
-}
-
-/// The stages at distances 1 to 32.
-#[inline(always)]
-fn run_of_64(run: &mut [f32; 64]) {
-    run.as_chunks_mut::<16>().0.iter_mut().for_each(run_of_16);
-    two_stages(run, 16);
 }
 
 /// The stages at distances 1 and 2 between four vectors.

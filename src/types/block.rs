@@ -2,6 +2,19 @@
 
 use super::{Int8Row, Rows, SUB};
 
+/// The codes of some rows as blocks.
+///
+/// # Panics
+/// If they are not whole rows.
+pub(super) fn code_blocks<'a, const BYTES: usize, const LEN: usize>(
+    rows: &Rows<'a>,
+) -> &'a [[u8; BYTES]] {
+    assert!(rows.cols.is_multiple_of(LEN), "a row of {} is not blocks of {LEN}", rows.cols);
+    let expected = rows.count * (rows.cols / LEN) * BYTES;
+    assert_eq!(rows.codes.len(), expected, "the codes are whole rows");
+    rows.codes.as_chunks::<BYTES>().0
+}
+
 /// The blocks of some rows, each with the room for its values.
 ///
 /// # Panics
@@ -97,24 +110,48 @@ pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// What the low halves of some bytes stand for, then what the high halves stand for.
+///
+/// The bytes are copied first: only then does the compiler see that writing a value cannot change
+/// a byte, and handles all of them at once.
+#[inline(always)]
+pub(super) fn unpack_halves<const LEN: usize>(
+    codes: &[u8; LEN],
+    values: &mut [i8],
+    value: impl Fn(u8) -> i8,
+) {
+    let codes = *codes;
+    let (mut low, mut high) = ([0; LEN], [0; LEN]);
+    for (i, &q) in codes.iter().enumerate() {
+        low[i] = value(q & 0xf);
+        high[i] = value(q >> 4);
+    }
+    values[..LEN].copy_from_slice(&low);
+    values[LEN..].copy_from_slice(&high);
+}
+
 /// One bit of some bytes, the lowest of the first byte first.
 #[inline(always)]
 pub(super) fn bit(bytes: &[u8], index: usize) -> u8 {
     bytes[index / 8] >> (index % 8) & 1
 }
 
-/// Adds 16 to each of 32 values whose bit is set.
+/// 32 five-bit values less an offset of at most 16: the low halves of the codes, then the high
+/// halves, and the fifth bits in the order of the values.
 ///
-/// Eight at a time: every byte of a word is given all the bits, keeps its own, and has it carried
-/// to the top, from where it is shifted to its place.
+/// Eight values at a time, as the bytes of a word. To spread eight bits, every byte is given all of
+/// them, keeps its own, and has it carried to the top, from where it moves to its place.
 #[inline(always)]
-pub(super) fn add_fifth_bits(bits: &[u8], values: &mut [i8; 32]) {
-    for (&bits, values) in bits.iter().zip(values.as_chunks_mut::<8>().0) {
-        let own = u64::from(bits).wrapping_mul(0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
-        let set = ((own + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080) >> 3;
-        for (value, set) in values.iter_mut().zip(set.to_le_bytes()) {
-            *value += set as i8;
-        }
+pub(super) fn unpack_fives(codes: &[u8], fifths: &[u8], offset: u8, values: &mut [i8; 32]) {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let codes = codes.as_chunks::<8>().0;
+    for (i, (&bits, values)) in fifths.iter().zip(values.as_chunks_mut::<8>().0).enumerate() {
+        let low = u64::from_le_bytes(codes[i % 2]) >> (i / 2 * 4) & (0x0f * EACH);
+        let own = u64::from(bits).wrapping_mul(EACH) & 0x8040_2010_0804_0201;
+        let fifth = ((own + 0x7f * EACH) & (0x80 * EACH)) >> 3;
+        // The top bit keeps a byte from borrowing, and is turned back.
+        let word = ((low | fifth | (0x80 * EACH)) - u64::from(offset) * EACH) ^ (0x80 * EACH);
+        *values = word.to_le_bytes().map(|byte| byte as i8);
     }
 }
 
@@ -128,12 +165,4 @@ pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
     values.iter().fold((values[0], values[0]), |(min, max), &value| {
         (if value < min { value } else { min }, if value > max { value } else { max })
     })
-}
-
-/// The codes as whole blocks.
-fn code_blocks<'a, const BYTES: usize, const LEN: usize>(rows: &Rows<'a>) -> &'a [[u8; BYTES]] {
-    assert!(rows.cols.is_multiple_of(LEN), "a row of {} is not blocks of {LEN}", rows.cols);
-    let expected = rows.count * (rows.cols / LEN) * BYTES;
-    assert_eq!(rows.codes.len(), expected, "the codes are whole rows");
-    rows.codes.as_chunks::<BYTES>().0
 }

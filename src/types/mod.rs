@@ -10,6 +10,8 @@ mod bf16;
 mod block;
 mod f16;
 mod f32;
+mod higgs;
+mod higgs_fit;
 mod iq4_nl;
 mod iq4_xs;
 mod q2_k;
@@ -25,6 +27,8 @@ mod q8_0;
 pub mod raw;
 mod tensor;
 
+pub use higgs::{HIGGS, Higgs};
+pub use higgs_fit::Search;
 pub use tensor::{Basis, Bytes, Rows, Tensor};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
@@ -71,8 +75,10 @@ pub enum Layout {
 }
 
 /// One row as small integers: `value[i] = scales[i / SUB] * values[i] + mins[i / SUB]`.
+///
+/// Where the product and the sum are rounded apart, that is what `decode` gives, to the bit.
 pub struct Int8Row<'a> {
-    /// `(cols)`, each within -127..=127.
+    /// `(cols)`, each within -127..=127; but a `Q8_0` block that no encoder wrote may have -128.
     pub values: &'a mut [i8],
     /// `(cols / SUB)`.
     pub scales: &'a mut [f32],
@@ -168,6 +174,14 @@ pub static TYPES: &[&dyn TensorType] = &[
     &q6_k::Q6K,
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,
+    &higgs::P1_N16,
+    &higgs::P2_N16,
+    &higgs::P2_N64,
+    &higgs::P2_N256,
+    &higgs::P4_N256,
+    &higgs::P1_N256,
+    &higgs::P1_N32,
+    &higgs::P1_N64,
 ];
 
 /// The type with this GGUF number.

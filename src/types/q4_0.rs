@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::block::{decode_blocks, encode_blocks, extreme, half_at, unpack_blocks};
+use super::block::{decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_halves};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
 const LEN: usize = 32;
@@ -60,10 +60,8 @@ impl TensorType for Q4_0 {
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         for (block, values, scales) in unpack_blocks::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *scales = [half_at(block, 0); LEN / SUB];
-            for (i, &q) in block[2..].iter().enumerate() {
-                values[i] = (q & 0xf) as i8 - 8;
-                values[i + LEN / 2] = (q >> 4) as i8 - 8;
-            }
+            let codes = block[2..].as_chunks::<{ LEN / 2 }>().0;
+            unpack_halves(&codes[0], values, |q| q as i8 - 8);
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::block::{bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins};
+use super::block::{
+    bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves,
+};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
 const LEN: usize = 32;
@@ -61,10 +63,8 @@ impl TensorType for Q4_1 {
         for (block, out) in unpack_blocks_with_mins::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *out.scales = [half_at(block, 0); LEN / SUB];
             *out.mins = [half_at(block, 2); LEN / SUB];
-            for (i, &q) in block[4..].iter().enumerate() {
-                out.values[i] = (q & 0xf) as i8;
-                out.values[i + LEN / 2] = (q >> 4) as i8;
-            }
+            let codes = block[4..].as_chunks::<{ LEN / 2 }>().0;
+            unpack_halves(&codes[0], out.values, |q| q as i8);
         }
     }
 }

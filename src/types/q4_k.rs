@@ -1,7 +1,7 @@
 //! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
 //! Page: `formats/q4_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
+use super::block::{decode_blocks, half_at, unpack_blocks_with_mins, unpack_halves};
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
 const LEN: usize = 256;
@@ -34,12 +34,15 @@ impl TensorType for Q4K {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
             let (scales, mins) = scales_and_mins(&block[4..CODES]);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(scales[group]);
+                let min = min_factor * f32::from(mins[group]);
                 // 32 bytes hold two groups: the low halves are the first, the high the second.
-                let (pair, shift, lane) = (i / 64, i / 32 % 2 * 4, i % 32);
-                let q = block[CODES + pair * 32 + lane] >> shift & 0xf;
-                let scale = factor * f32::from(scales[i / GROUP]);
-                *out = scale * f32::from(q) - min_factor * f32::from(mins[i / GROUP]);
+                let codes = &block[CODES + group / 2 * 32..][..GROUP];
+                let shift = group % 2 * 4;
+                for (out, &q) in out.iter_mut().zip(codes) {
+                    *out = scale * f32::from(q >> shift & 0xf) - min;
+                }
             }
         }
     }
@@ -54,10 +57,7 @@ impl TensorType for Q4K {
             }
             let codes = block[CODES..].as_chunks::<32>().0;
             for (codes, values) in codes.iter().zip(out.values.as_chunks_mut::<64>().0) {
-                for (i, &q) in codes.iter().enumerate() {
-                    values[i] = (q & 0xf) as i8;
-                    values[i + 32] = (q >> 4) as i8;
-                }
+                unpack_halves(codes, values, |q| q as i8);
             }
         }
     }

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::block::{
-    add_fifth_bits, bit, decode_blocks, encode_blocks, extreme, half_at, unpack_blocks,
+    bit, decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_fives,
 };
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
@@ -67,11 +67,7 @@ impl TensorType for Q5_0 {
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         for (block, values, scales) in unpack_blocks::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *scales = [half_at(block, 0); LEN / SUB];
-            for (i, &q) in block[6..].iter().enumerate() {
-                values[i] = (q & 0xf) as i8 - 16;
-                values[i + LEN / 2] = (q >> 4) as i8 - 16;
-            }
-            add_fifth_bits(&block[2..6], values);
+            unpack_fives(&block[6..], &block[2..6], 16, values);
         }
     }
 }

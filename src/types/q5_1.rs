@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::block::{
-    add_fifth_bits, bit, bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins,
+    bit, bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_fives,
 };
 use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
 
@@ -68,11 +68,7 @@ impl TensorType for Q5_1 {
         for (block, out) in unpack_blocks_with_mins::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *out.scales = [half_at(block, 0); LEN / SUB];
             *out.mins = [half_at(block, 2); LEN / SUB];
-            for (i, &q) in block[8..].iter().enumerate() {
-                out.values[i] = (q & 0xf) as i8;
-                out.values[i + LEN / 2] = (q >> 4) as i8;
-            }
-            add_fifth_bits(&block[4..8], out.values);
+            unpack_fives(&block[8..], &block[4..8], 0, out.values);
         }
     }
 }

@@ -56,9 +56,7 @@ impl TensorType for Q8_0 {
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         for (block, values, scales) in unpack_blocks::<BYTES, LEN, { LEN / SUB }>(row, out) {
             *scales = [half_at(block, 0); LEN / SUB];
-            for (value, &q) in values.iter_mut().zip(&block[2..]) {
-                *value = q as i8;
-            }
+            values.copy_from_slice(bytemuck::cast_slice(&block[2..]));
         }
     }
 }

@@ -133,7 +133,8 @@ fn entries() {
     );
     check_hint(
         &array(10, 1 << 24),
-        "metadata key `a`: the file ends at byte 49, but 134217728 bytes were expected from byte 49",
+        "metadata key `a`: the file ends at byte 49, but 134217728 bytes were expected from byte \
+         49",
         TRUNCATED,
     );
     check_hint(

@@ -1,8 +1,11 @@
 //! The integration tests: one binary, one module per subject.
 
+mod bad_models;
+mod download;
 mod formats;
 mod gguf;
 mod hostile;
+mod models;
 mod planes;
 mod scratch;
 mod transform;

@@ -239,6 +239,11 @@ fn registries_that_contradict_themselves() {
     strings("gridmill.tensor.name", 1, "blk.0.ffn_up.weight", &format!("{up} occurs twice"));
     strings("gridmill.plane.role", 0, "scales", &format!("{up}: unknown role `scales`"));
     strings("gridmill.plane.role", 0, "norms", &format!("{up}: two planes in the role `norms`"));
+}
+
+#[test]
+fn registries_with_numbers_that_do_not_fit() {
+    let up = "registry: tensor `blk.0.ffn_up.weight`";
     let numbers = |key: &'static str, value: u64, message: &str| {
         refused(|model| model.numbers(key, |list| list[0] = value), message);
     };
@@ -267,10 +272,11 @@ fn registries_that_contradict_themselves() {
         },
         &format!("{up}: no plane in the role `codes`"),
     );
-    strings(
-        "gridmill.plane.name",
-        4,
-        "blk.0.ffn_up.codes",
+    refused(
+        |model| {
+            let taken = "blk.0.ffn_up.codes".to_string();
+            model.strings("gridmill.plane.name", |names| names[4] = taken.clone());
+        },
         "registry: tensor `blk.0.ffn_gate.weight`: plane `blk.0.ffn_up.codes` is used twice",
     );
 }
@@ -294,7 +300,8 @@ fn planes_that_do_not_fit() {
         &[48, 5],
         24,
         &format!(
-            "{up}: plane `blk.0.ffn_up.codes` has type I8 and shape [48, 5], expected I8 and [48, 6]"
+            "{up}: plane `blk.0.ffn_up.codes` has \
+             type I8 and shape [48, 5], expected I8 and [48, 6]"
         ),
     );
     replaced(
@@ -303,7 +310,8 @@ fn planes_that_do_not_fit() {
         &[4, 6],
         0,
         &format!(
-            "{up}: plane `blk.0.ffn_up.norms` has type F32 and shape [4, 6], expected F16 and [4, 6]"
+            "{up}: plane `blk.0.ffn_up.norms` has \
+             type F32 and shape [4, 6], expected F16 and [4, 6]"
         ),
     );
     replaced(

@@ -1,0 +1,30 @@
+//! Short names of types, by how many bits a weight costs.
+
+use crate::bail;
+use crate::error::Result;
+use crate::types::{self, TYPES, TensorType};
+
+/// Each preset and the type it stands for.
+pub const PRESETS: [(&str, &str); 4] = [
+    ("higgs2", "HIGGS_P4_N256"),
+    ("higgs3", "HIGGS_P2_N64"),
+    ("higgs4", "HIGGS_P2_N256"),
+    ("higgs8", "HIGGS_P1_N256"),
+];
+
+/// The type that a preset or a full name stands for, in any case, if it can be written.
+///
+/// # Errors
+/// If nothing has this name, or the type can only be read; the message lists what there is.
+pub fn by_name(name: &str) -> Result<&'static dyn TensorType> {
+    let preset = PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name));
+    match types::by_name(preset.map_or(name, |(_, full)| full)) {
+        Some(kind) if kind.can_encode() => Ok(kind),
+        Some(kind) => bail!("expected a type that can be written, found {}", kind.name()),
+        None => {
+            let names = TYPES.iter().filter(|kind| kind.can_encode()).map(|kind| kind.name());
+            let all: Vec<&str> = PRESETS.iter().map(|(preset, _)| *preset).chain(names).collect();
+            bail!("expected one of {}, found `{name}`", all.join(", "))
+        }
+    }
+}

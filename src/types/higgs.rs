@@ -1,0 +1,275 @@
+//! `HIGGS_P*_N*`: a code names one of n fixed points of p values, under one scale per group.
+//! Page: `formats/higgs.md`; the method: arXiv 2411.17525.
+
+use std::sync::LazyLock;
+
+use half::f16;
+
+use super::higgs_fit::{Search, fit};
+use super::{Block, Int8Row, Kernel, PRIVATE_IDS, Rows, SUB, TensorType};
+
+/// Codes of a block, except where a code is a whole byte.
+const RUN: usize = 32;
+/// Values of a block of the types whose code is a byte.
+const BYTE_LEN: usize = 32;
+
+/// A grid type; all of them are in [`HIGGS`].
+pub struct Higgs {
+    name: &'static str,
+    id: u32,
+    /// Values per code.
+    p: usize,
+    /// Bits per code: the grid has `1 << bits` points.
+    bits: usize,
+    /// `(n, p)`; a point of -128 is unused: never written, and read as -127.
+    points: &'static [i8],
+    /// Integer steps per standard deviation of what is coded; 0 where the largest value decides.
+    unit: f32,
+    search: LazyLock<Search>,
+}
+
+macro_rules! grids {
+    ($($number:literal $name:ident: $p:literal * $bits:literal bits, $unit:literal, $file:literal;)*) => {
+        $(pub(super) static $name: Higgs = {
+            static POINTS: [i8; $p << $bits] = signed(include_bytes!(concat!("grids/", $file)));
+            Higgs {
+                name: concat!("HIGGS_", stringify!($name)),
+                id: PRIVATE_IDS + $number,
+                p: $p,
+                bits: $bits,
+                points: &POINTS,
+                unit: $unit,
+                search: LazyLock::new(|| Search::new($p, &POINTS)),
+            }
+        };)*
+
+        /// Every HIGGS type, in the order of their numbers.
+        pub static HIGGS: &[&Higgs] = &[$(&$name),*];
+    };
+}
+
+// Numbers are never given twice. The units belong to the grids and come from the same generator.
+grids! {
+    0 P1_N16: 1 * 4 bits, 38.110_370, "p1_n16.i8";
+    1 P2_N16: 2 * 4 bits, 58.370_991, "p2_n16.i8";
+    2 P2_N64: 2 * 6 bits, 46.059_315, "p2_n64.i8";
+    3 P2_N256: 2 * 8 bits, 39.064_816, "p2_n256.i8";
+    4 P4_N256: 4 * 8 bits, 47.819_525, "p4_n256.i8";
+    5 P1_N256: 1 * 8 bits, 0.0, "p1_n256.i8";
+    6 P1_N32: 1 * 5 bits, 37.779_855, "p1_n32.i8";
+    7 P1_N64: 1 * 6 bits, 28.492_819, "p1_n64.i8";
+}
+
+const fn signed<const N: usize>(bytes: &[u8; N]) -> [i8; N] {
+    let mut points = [0; N];
+    let mut i = 0;
+    while i < N {
+        points[i] = bytes[i].cast_signed();
+        i += 1;
+    }
+    points
+}
+
+impl Higgs {
+    /// Values per code.
+    pub fn values_per_code(&self) -> usize {
+        self.p
+    }
+
+    /// Bits per code: the grid has two to this power points.
+    pub fn bits(&self) -> usize {
+        self.bits
+    }
+
+    /// Integer steps of the grid per standard deviation of what it codes best; 0 for the type
+    /// whose code is the integer itself.
+    pub fn unit(&self) -> f32 {
+        self.unit
+    }
+
+    /// Scales that are tried first, as multiples of the one that the unit asks for.
+    pub(super) fn starts(&self) -> &'static [f32] {
+        &[1.0]
+    }
+
+    /// Finds the nearest point of the grid.
+    pub fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// Writes codes of whole blocks as the bytes of the code plane.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn pack(&self, codes: &[u8], bytes: &mut [u8]) {
+        if self.bits == 8 {
+            return bytes.copy_from_slice(codes);
+        }
+        let block = self.block().bytes;
+        assert_eq!(codes.len() * block, bytes.len() * RUN, "whole blocks");
+        for (codes, bytes) in codes.as_chunks::<RUN>().0.iter().zip(bytes.chunks_mut(block)) {
+            let (low, high) = bytes.split_at_mut(RUN / 2);
+            for (i, byte) in low.iter_mut().enumerate() {
+                *byte = (codes[i] & 0xf) | (codes[i + RUN / 2] << 4);
+            }
+            high.fill(0);
+            let (len, extra) = (high.len(), self.bits - 4);
+            for (i, code) in codes.iter().enumerate() {
+                high.get_mut(i % len.max(1)).map(|byte| *byte |= code >> 4 << (extra * (i / len)));
+            }
+        }
+    }
+
+    /// Reads codes of whole blocks, each below the number of points, from the code plane.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn unpack_codes(&self, bytes: &[u8], codes: &mut [u8]) {
+        if self.bits == 8 {
+            return codes.copy_from_slice(bytes);
+        }
+        let block = self.block().bytes;
+        assert_eq!(codes.len() * block, bytes.len() * RUN, "whole blocks");
+        for (codes, bytes) in codes.as_chunks_mut::<RUN>().0.iter_mut().zip(bytes.chunks(block)) {
+            let (low, high) = bytes.split_at(RUN / 2);
+            for (i, &byte) in low.iter().enumerate() {
+                // The low halves of the bytes are the first 16 codes, the high halves the last 16.
+                codes[i] = byte & 0xf;
+                codes[i + RUN / 2] = byte >> 4;
+            }
+            // The other bits lie side by side in the bytes that are left, a part of the codes at a
+            // time, as in Q6_K.
+            let extra = self.bits - 4;
+            for (part, codes) in codes.chunks_mut(high.len().max(1)).enumerate() {
+                for (code, byte) in codes.iter_mut().zip(high) {
+                    *code |= (byte >> (extra * part) & ((1 << extra) - 1)) << 4;
+                }
+            }
+        }
+    }
+
+    /// The grid as a lookup for any byte: the points of `table`, or the type's own if it is empty.
+    fn lookup<const P: usize>(&self, table: &[i8]) -> [[i8; P]; 256] {
+        let table = if table.is_empty() { self.points } else { table };
+        assert_eq!(table.len(), self.points.len(), "a table of {}", self.name);
+        let mut lookup = [[0; P]; 256];
+        lookup.as_flattened_mut().iter_mut().zip(table).for_each(|(to, &q)| *to = q.max(-127));
+        lookup
+    }
+
+    /// As `all_integers`, for points of `P` values.
+    fn integers<const P: usize>(&self, row: &Rows, out: &mut [i8]) {
+        let lookup = self.lookup::<P>(row.table);
+        let Block { len, bytes } = self.block();
+        let mut codes = [0; RUN];
+        let codes = &mut codes[..len / P];
+        for (bytes, out) in row.codes.chunks_exact(bytes).zip(out.chunks_exact_mut(len)) {
+            self.unpack_codes(bytes, codes);
+            for (point, &code) in out.as_chunks_mut::<P>().0.iter_mut().zip(&*codes) {
+                *point = lookup[code as usize];
+            }
+        }
+    }
+
+    /// The integers of rows, which follow each other without a gap.
+    fn all_integers(&self, rows: &Rows, out: &mut [i8]) {
+        match self.p {
+            1 => self.integers::<1>(rows, out),
+            2 => self.integers::<2>(rows, out),
+            _ => self.integers::<4>(rows, out),
+        }
+    }
+
+    /// The scale of each group.
+    fn scales<'a>(&self, row: &'a Rows) -> impl Iterator<Item = f32> + 'a {
+        row.norms.as_chunks::<2>().0.iter().map(|&norm| f16::from_le_bytes(norm).to_f32())
+    }
+
+    /// Asserts that the planes are those of `count` rows in this type.
+    fn assert_fit(&self, rows: &Rows) {
+        let Rows { count, cols, group, .. } = *rows;
+        assert!(group > 0 && cols.is_multiple_of(group), "a group of {group} in a row of {cols}");
+        assert!(group.is_multiple_of(SUB), "a group of {group} is no multiple of {SUB}");
+        let bytes = self.row_bytes(cols).expect("whole blocks");
+        assert_eq!(rows.codes.len(), count * bytes, "codes of {count} rows of {cols}");
+        assert_eq!(rows.norms.len(), count * (cols / group * 2), "norms of {count} rows of {cols}");
+    }
+}
+
+impl TensorType for Higgs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn id(&self) -> u32 {
+        self.id
+    }
+
+    fn block(&self) -> Block {
+        if self.bits == 8 {
+            Block { len: BYTE_LEN, bytes: BYTE_LEN / self.p }
+        } else {
+            Block { len: RUN * self.p, bytes: RUN * self.bits / 8 }
+        }
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Int8 { group: 0, mins: false }
+    }
+
+    fn table(&self) -> Option<&'static [i8]> {
+        Some(self.points)
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn decode(&self, rows: &Rows, out: &mut [f32]) {
+        self.assert_fit(rows);
+        assert_eq!(out.len(), rows.count * rows.cols, "{} rows of {}", rows.count, rows.cols);
+        if out.is_empty() {
+            return;
+        }
+        let mut integers = vec![0; out.len()];
+        self.all_integers(rows, &mut integers);
+        let groups = integers.chunks_exact(rows.group).zip(out.chunks_exact_mut(rows.group));
+        for ((integers, out), scale) in groups.zip(self.scales(rows)) {
+            for (value, &q) in out.iter_mut().zip(integers) {
+                *value = scale * f32::from(q);
+            }
+        }
+    }
+
+    fn encode(
+        &self,
+        values: &[f32],
+        cols: usize,
+        group: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) {
+        let count = if cols == 0 { 0 } else { values.len() / cols };
+        self.assert_fit(&Rows { count, cols, group, codes, norms, table: &[] });
+        assert_eq!(values.len(), count * cols, "whole rows");
+        let mut numbers = vec![0; cols / self.p];
+        let planes = codes.chunks_exact_mut((codes.len() / count.max(1)).max(1));
+        let planes = planes.zip(norms.chunks_exact_mut((cols / group * 2).max(1)));
+        for (row, (codes, norms)) in values.chunks_exact(cols.max(1)).zip(planes) {
+            let groups = row.chunks_exact(group).zip(numbers.chunks_exact_mut(group / self.p));
+            for ((values, numbers), norm) in groups.zip(norms.as_chunks_mut::<2>().0) {
+                *norm = fit(self, values, numbers).to_le_bytes();
+            }
+            self.pack(&numbers, codes);
+        }
+    }
+
+    fn unpack(&self, row: &Rows, out: &mut Int8Row) {
+        self.assert_fit(row);
+        assert_eq!((row.count, out.values.len()), (1, row.cols), "one row");
+        assert_eq!(out.scales.len(), row.cols / SUB, "a scale for every {SUB} values");
+        self.all_integers(row, out.values);
+        let scales = out.scales.chunks_exact_mut(row.group / SUB);
+        scales.zip(self.scales(row)).for_each(|(to, scale)| to.fill(scale));
+    }
+}

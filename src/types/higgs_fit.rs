@@ -1,0 +1,222 @@
+//! How a group of values becomes codes and a scale: the nearest points for a scale, then the scale
+//! of least squares for the points, and again while that pays.
+
+use half::f16;
+
+use super::higgs::Higgs;
+
+/// Passes over one start; after the third hardly a code changes.
+const PASSES: usize = 4;
+/// Values of a point at most.
+const P_MAX: usize = 4;
+/// A larger value is cut to this before the search, where squares are still finite.
+const FAR: f32 = 32_768.0;
+
+/// Finds the nearest point of a grid: of equally near ones, the lowest code.
+///
+/// The space is cut into cubes, and each has a list of the points that can be nearest to a place
+/// in it. So the answer is that of [`Search::scan`] after a look at few points instead of all.
+pub struct Search {
+    p: usize,
+    /// Unused values are 0.
+    points: Vec<[f32; P_MAX]>,
+    /// Codes that are written.
+    used: Vec<u8>,
+    /// Side of a cube.
+    side: f32,
+    /// Cubes per axis.
+    count: usize,
+    /// Where the list of each cube begins in `lists`; one more at the end.
+    starts: Vec<u32>,
+    lists: Vec<u8>,
+}
+
+impl Search {
+    /// For points `(n, p)`; one of -128 is unused.
+    pub(super) fn new(p: usize, points: &[i8]) -> Search {
+        // Small cubes have short lists, but many cubes do not fit in a cache.
+        let (side, count) = match p {
+            1 => (1.0, 384),
+            2 => (4.0, 96),
+            _ => (16.0, 16),
+        };
+        let place = |point: &[i8]| {
+            let value = |i| point.get(i).map_or(0.0, |&q| f32::from(q));
+            std::array::from_fn(value)
+        };
+        let is_used = |point: &[i8]| point.iter().all(|&q| q != i8::MIN);
+        let used = points.chunks_exact(p).enumerate().filter(|(_, point)| is_used(point));
+        let used = used.map(|(code, _)| code as u8).collect();
+        let points = points.chunks_exact(p).map(place).collect();
+        let mut search =
+            Search { p, points, used, side, count, starts: vec![0], lists: Vec::new() };
+        for cube in 0..count.pow(p as u32) {
+            search.add_cube(cube);
+        }
+        search
+    }
+
+    /// The nearest point to `place` (p values, finite).
+    pub fn nearest(&self, place: &[f32]) -> u8 {
+        match self.p {
+            1 => self.nearest_of::<1>(place.try_into().expect("1 value")),
+            2 => self.nearest_of::<2>(place.try_into().expect("2 values")),
+            _ => self.nearest_of::<4>(place.try_into().expect("4 values")),
+        }
+    }
+
+    /// The nearest point to `place`, by looking at all: the oracle.
+    pub fn scan(&self, place: &[f32]) -> u8 {
+        match self.p {
+            1 => self.best_of::<1>(&self.used, place.try_into().expect("1 value")),
+            2 => self.best_of::<2>(&self.used, place.try_into().expect("2 values")),
+            _ => self.best_of::<4>(&self.used, place.try_into().expect("4 values")),
+        }
+    }
+
+    #[inline]
+    fn nearest_of<const P: usize>(&self, place: &[f32; P]) -> u8 {
+        let half = self.side * self.count as f32 / 2.0;
+        let mut cube = 0;
+        for x in place {
+            let at = (x + half) / self.side;
+            if !(at >= 0.0 && at < self.count as f32) {
+                return self.best_of(&self.used, place);
+            }
+            cube = cube * self.count + at as usize;
+        }
+        let list = self.starts[cube] as usize..self.starts[cube + 1] as usize;
+        self.best_of(&self.lists[list], place)
+    }
+
+    #[inline]
+    fn best_of<const P: usize>(&self, codes: &[u8], place: &[f32; P]) -> u8 {
+        let mut best = (f32::INFINITY, 0);
+        for &code in codes {
+            let point = &self.points[code as usize];
+            let mut distance = 0.0;
+            for (x, q) in place.iter().zip(point) {
+                distance += (x - q) * (x - q);
+            }
+            if distance < best.0 {
+                best = (distance, code);
+            }
+        }
+        best.1
+    }
+
+    /// Appends the list of the next cube.
+    fn add_cube(&mut self, cube: usize) {
+        // Squared distances of the search are rounded, by less than this.
+        const SLACK: f32 = 0.5;
+        let half = self.side * self.count as f32 / 2.0;
+        let mut low = [0.0; P_MAX];
+        let mut rest = cube;
+        for low in low[..self.p].iter_mut().rev() {
+            *low = (rest % self.count) as f32 * self.side - half;
+            rest /= self.count;
+        }
+        let low = &low[..self.p];
+        // The squared distances of a point from the nearest and the farthest place of the cube.
+        let span = |point: &[f32; P_MAX]| {
+            low.iter().zip(point).fold((0.0, 0.0), |(near, far), (low, q)| {
+                let (left, right) = (low - q, low + self.side - q);
+                let outside = left.max(-right).max(0.0);
+                let farthest = left.abs().max(right.abs());
+                (near + outside * outside, far + farthest * farthest)
+            })
+        };
+        let spans: Vec<_> =
+            self.used.iter().map(|&code| (code, span(&self.points[code as usize]))).collect();
+        let limit = spans.iter().fold(f32::INFINITY, |least, (_, span)| least.min(span.1)) + SLACK;
+        let near: Vec<u8> =
+            spans.iter().filter(|(_, span)| span.0 <= limit).map(|&(code, _)| code).collect();
+        // Of two points, one is nearer in the whole cube if it is in the corner that is worst.
+        let is_hidden = |code: u8, other: u8| {
+            let (point, other) = (&self.points[code as usize], &self.points[other as usize]);
+            let terms = low.iter().zip(point.iter().zip(other)).map(|(low, (q, r))| {
+                let worst = (-2.0 * low * (r - q)).max(-2.0 * (low + self.side) * (r - q));
+                r * r - q * q + worst
+            });
+            terms.sum::<f32>() < -SLACK
+        };
+        let kept = near.iter().filter(|&&code| !near.iter().any(|&other| is_hidden(code, other)));
+        self.lists.extend(kept);
+        self.starts.push(self.lists.len() as u32);
+    }
+}
+
+/// Chooses the codes of one group, and returns its scale.
+pub(super) fn fit(kind: &Higgs, values: &[f32], codes: &mut [u8]) -> f16 {
+    let search = kind.search();
+    match search.p {
+        1 => fit_of::<1>(kind, search, values, codes),
+        2 => fit_of::<2>(kind, search, values, codes),
+        _ => fit_of::<4>(kind, search, values, codes),
+    }
+}
+
+/// As `fit`, for points of `P` values. Sums go from the first value to the last, in f64.
+fn fit_of<const P: usize>(kind: &Higgs, search: &Search, values: &[f32], codes: &mut [u8]) -> f16 {
+    let places = values.as_chunks::<P>().0;
+    let energy: f64 = values.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let mut best = (energy, f16::ZERO);
+    codes.fill(search.nearest_of(&[0.0; P]));
+    if energy == 0.0 {
+        return f16::ZERO;
+    }
+    let mut trial = vec![0; codes.len()];
+    let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+    let deviation = (energy / values.len() as f64).sqrt();
+    let start = if kind.unit() > 0.0 {
+        deviation / f64::from(kind.unit())
+    } else {
+        f64::from(largest) / 127.0
+    };
+    for &factor in kind.starts() {
+        let mut scale = rounded(start * f64::from(factor));
+        for _ in 0..PASSES {
+            let (dot, square) = assign(search, places, scale, &mut trial);
+            let error = |scale: f16| {
+                let scale = f64::from(scale.to_f32());
+                energy - 2.0 * scale * dot + scale * scale * square
+            };
+            // The points were chosen for one scale; the best scale for them is another.
+            let refit = if dot > 0.0 { rounded(dot / square) } else { scale };
+            let refit = if error(refit) < error(scale) { refit } else { scale };
+            if error(refit) < best.0 {
+                best = (error(refit), refit);
+                codes.copy_from_slice(&trial);
+            }
+            if refit == scale {
+                break;
+            }
+            scale = refit;
+        }
+    }
+    best.1
+}
+
+/// The nearest half-precision number that can be a scale: above zero, and finite.
+fn rounded(scale: f64) -> f16 {
+    f16::from_f64(scale).clamp(f16::MIN_POSITIVE_SUBNORMAL, f16::MAX)
+}
+
+/// The nearest points for a scale; their dot product with the values, and with themselves.
+fn assign<const P: usize>(
+    search: &Search,
+    places: &[[f32; P]],
+    scale: f16,
+    codes: &mut [u8],
+) -> (f64, f64) {
+    let (mut dot, mut square) = (0.0, 0.0);
+    let inverse = 1.0 / scale.to_f32();
+    for (place, code) in places.iter().zip(codes) {
+        *code = search.nearest_of(&place.map(|w| (w * inverse).clamp(-FAR, FAR)));
+        for (&w, &q) in place.iter().zip(&search.points[*code as usize]) {
+            dot += f64::from(w) * f64::from(q);
+            square += f64::from(q) * f64::from(q);
+        }
+    }
+    (dot, square)
+}
