@@ -2,6 +2,7 @@
 
 mod bad_models;
 mod download;
+mod cpu;
 mod formats;
 mod gguf;
 mod hostile;

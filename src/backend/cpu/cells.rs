@@ -12,7 +12,7 @@ unsafe impl<T: Send> Sync for Cells<T> {}
 impl<T: bytemuck::Zeroable + Copy> Cells<T> {
     /// `len` zeros.
     pub(super) fn new(len: usize) -> Cells<T> {
-        let zeros: Vec<T> = bytemuck::zeroed_vec(len);
+        let zeros: Vec<T> = vec![T::zeroed(); len];
         let zeros = Box::into_raw(zeros.into_boxed_slice());
         // SAFETY: `UnsafeCell<T>` has the layout of `T`.
         Cells(unsafe { Box::from_raw(zeros as *mut [UnsafeCell<T>]) })
