@@ -3,6 +3,7 @@
 mod bad_models;
 mod cli;
 mod download;
+mod cpu;
 mod formats;
 mod gguf;
 mod hostile;
