@@ -2,8 +2,8 @@
 
 mod bad_models;
 mod cli;
-mod download;
 mod cpu;
+mod download;
 mod formats;
 mod gguf;
 mod hostile;
