@@ -13,6 +13,9 @@ const RUN: usize = 32;
 /// Values of a block of the types whose code is a byte.
 const BYTE_LEN: usize = 32;
 
+/// Scales that are tried first, as multiples of the one that fits the deviation of a group.
+const STARTS: [f64; 9] = [0.76, 0.82, 0.88, 0.94, 1.0, 1.06, 1.12, 1.18, 1.24];
+
 /// A grid type; all of them are in [`HIGGS`].
 pub struct Higgs {
     name: &'static str,
@@ -87,9 +90,14 @@ impl Higgs {
         self.unit
     }
 
-    /// Scales that are tried first, as multiples of the one that the unit asks for.
-    pub(super) fn starts(&self) -> &'static [f32] {
-        &[1.0]
+    /// The scales that are tried for a group of this standard deviation and largest value.
+    pub(super) fn starts(&self, deviation: f64, largest: f64) -> impl Iterator<Item = f64> {
+        // With 255 even steps, not to cut the largest value is best; elsewhere a small group pays
+        // for a search: at 64 values and p = 2, n = 256 the error falls by 12%.
+        let even = self.unit == 0.0;
+        let base = if even { largest / 127.0 } else { deviation / f64::from(self.unit) };
+        let factors = if even { &STARTS[4..5] } else { &STARTS };
+        factors.iter().map(move |factor| base * factor)
     }
 
     /// Finds the nearest point of the grid.
@@ -241,7 +249,14 @@ impl TensorType for Higgs {
         }
     }
 
-    fn encode(&self, values: &[f32], cols: usize, group: usize, codes: &mut [u8], norms: &mut [u8]) {
+    fn encode(
+        &self,
+        values: &[f32],
+        cols: usize,
+        group: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) {
         let count = if cols == 0 { 0 } else { values.len() / cols };
         self.assert_fit(&Rows { count, cols, group, codes, norms, table: &[] });
         assert_eq!(values.len(), count * cols, "whole rows");
