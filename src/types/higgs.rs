@@ -32,7 +32,9 @@ pub struct Higgs {
 }
 
 macro_rules! grids {
-    ($($number:literal $name:ident: $p:literal * $bits:literal bits, $unit:literal, $file:literal;)*) => {
+    ($(
+        $number:literal $name:ident: $p:literal * $bits:literal bits, $unit:literal, $file:literal;
+    )*) => {
         $(pub(super) static $name: Higgs = {
             static POINTS: [i8; $p << $bits] = signed(include_bytes!(concat!("grids/", $file)));
             Higgs {
