@@ -11,5 +11,7 @@ mod models;
 mod planes;
 mod scratch;
 mod text;
+mod grids;
+mod higgs;
 mod transform;
 mod types;
