@@ -1,8 +1,8 @@
 //! The integration tests: one binary, one module per subject.
 
 mod bad_models;
-mod download;
 mod cpu;
+mod download;
 mod formats;
 mod gguf;
 mod hostile;

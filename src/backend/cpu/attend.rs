@@ -145,8 +145,7 @@ impl State {
                 partial,
             }
         };
-        let mut local =
-            locals[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut local = locals[worker.index()].lock().unwrap_or_else(PoisonError::into_inner);
         let kv_heads = attend.cache.info.heads;
         let pieces = items.len() * kv_heads;
         for piece in worker.pieces(pieces) {

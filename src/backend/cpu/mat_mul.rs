@@ -52,10 +52,8 @@ impl MatMul {
             }
         }
         let [floats, ints] = panel;
-        let local = || Local {
-            scratch: Scratch::new(cols),
-            panel: Panel::new(level, floats, ints),
-        };
+        let local =
+            || Local { scratch: Scratch::new(cols), panel: Panel::new(level, floats, ints) };
         let locals = (0..threads).map(|_| Mutex::new(local())).collect();
         MatMul { lookups, packed: Cells::new(packed), locals }
     }
@@ -163,9 +161,9 @@ impl State {
             let first = panel * packing.rows;
             let count = packing.rows.min(weight.rows - first);
             local.panel.fill(self.level, weight, first, count);
-            let bias = part.bias.map_or(std::ptr::null(), |bias| {
-                self.vector(bias)[first..first + count].as_ptr()
-            });
+            let bias = part
+                .bias
+                .map_or(std::ptr::null(), |bias| self.vector(bias)[first..first + count].as_ptr());
             for tile in piece % runs * run..((piece % runs + 1) * run).min(tiles) {
                 let column = tile * packing.columns;
                 let real = packing.columns.min(columns.count() - column);

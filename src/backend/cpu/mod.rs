@@ -22,8 +22,8 @@ use crate::bail;
 use crate::error::{At, Result};
 use crate::plan::{Batch, Extent, Format, Op, Plan, Slot, Transform, Weight};
 use crate::simd::Level;
-use crate::types::dot::{self, Columns, FloatColumns, Int8Columns};
 use crate::types::SUB;
+use crate::types::dot::{self, Columns, FloatColumns, Int8Columns};
 use attend::Attention;
 use cache::Cache;
 use cells::Cells;
@@ -337,7 +337,9 @@ fn vectors(plan: &Plan) -> Vec<Vec<f32>> {
         match op {
             Op::Angles { frequencies, .. } => take(*frequencies),
             Op::Prepare { norm, .. } => norm.iter().for_each(|norm| take(norm.weight)),
-            Op::MatMul { parts, .. } => parts.iter().filter_map(|part| part.bias).for_each(&mut take),
+            Op::MatMul { parts, .. } => {
+                parts.iter().filter_map(|part| part.bias).for_each(&mut take)
+            }
             Op::Rope { q_norm, k_norm, .. } => {
                 [q_norm, k_norm].into_iter().flatten().for_each(|norm| take(norm.weight));
             }
@@ -373,7 +375,10 @@ fn refuse(plan: &Plan, op: &Op) -> Result<()> {
             if let Format::Int8 { group } = slot.format
                 && (group == 0 || !group.is_multiple_of(SUB) || !slot.width.is_multiple_of(group))
             {
-                bail!("expected groups that are multiples of {SUB}, found {group} of {}", slot.width);
+                bail!(
+                    "expected groups that are multiples of {SUB}, found {group} of {}",
+                    slot.width
+                );
             }
         }
         Op::Attend { layer, heads, .. } => {

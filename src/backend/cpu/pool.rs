@@ -107,7 +107,8 @@ impl Pool {
     pub fn run(&mut self, job: &(dyn Fn(&Worker) + Sync)) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; `run` returns after the last use.
-        let pointer = unsafe { std::mem::transmute::<*const (dyn Fn(&Worker) + Sync), *const Job>(job) };
+        let pointer =
+            unsafe { std::mem::transmute::<*const (dyn Fn(&Worker) + Sync), *const Job>(job) };
         // SAFETY: `&mut self`: no job is running, so that no worker reads.
         unsafe { *shared.job.get() = Some(pointer) };
         shared.next.store(0, SeqCst);

@@ -190,10 +190,20 @@ impl WithSimd for Gate<'_> {
     fn with<S: Simd>(self, s: S) {
         self.out.copy_from_slice(self.gate);
         match self.activation {
-            Activation::Silu => for_vectors(s, self.out, self.up, #[inline(always)]
-            |gate, up| s.mul(silu(s, gate), up)),
-            Activation::Gelu => for_vectors(s, self.out, self.up, #[inline(always)]
-            |gate, up| s.mul(gelu(s, gate), up)),
+            Activation::Silu => for_vectors(
+                s,
+                self.out,
+                self.up,
+                #[inline(always)]
+                |gate, up| s.mul(silu(s, gate), up),
+            ),
+            Activation::Gelu => for_vectors(
+                s,
+                self.out,
+                self.up,
+                #[inline(always)]
+                |gate, up| s.mul(gelu(s, gate), up),
+            ),
         }
     }
 }
@@ -220,8 +230,13 @@ impl WithSimd for RmsNorm<'_> {
         let rest: f32 = self.row[whole..].iter().map(|x| x * x).sum();
         let mean = (s.sum(sums) + rest) / self.row.len() as f32;
         let factor = s.splat(1.0 / (mean + self.epsilon).sqrt());
-        for_vectors(s, self.row, self.weight, #[inline(always)]
-        |x, weight| s.mul(s.mul(x, factor), weight));
+        for_vectors(
+            s,
+            self.row,
+            self.weight,
+            #[inline(always)]
+            |x, weight| s.mul(s.mul(x, factor), weight),
+        );
     }
 }
 
@@ -240,8 +255,13 @@ impl WithSimd for SoftCap<'_> {
             let mut y = [0.0; 64];
             let y = &mut y[..x.len()];
             y.copy_from_slice(x);
-            for_vectors(s, x, y, #[inline(always)]
-            |x, _| s.mul(cap, tanh(s, s.mul(x, inverse))));
+            for_vectors(
+                s,
+                x,
+                y,
+                #[inline(always)]
+                |x, _| s.mul(cap, tanh(s, s.mul(x, inverse))),
+            );
         }
     }
 }
