@@ -154,6 +154,7 @@ macro_rules! ops {
     (unsafe fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $($body:tt)* } $($rest:tt)*) => {
         #[inline(always)]
         unsafe fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+            #[allow(unused_unsafe, reason = "some bodies are plain Rust")]
             // SAFETY: `self` exists only where the instructions do; the caller vouches for the
             // pointers.
             unsafe { $($body)* }
