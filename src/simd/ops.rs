@@ -121,6 +121,9 @@ pub trait Simd: Copy {
     unsafe fn splat_4(self, at: *const i8) -> Self::Bytes;
     /// Signed weights as [`Simd::dot4`] takes them: `BIAS` added.
     fn bias(self, w: Self::Bytes) -> Self::Bytes;
+    /// What takes the bias off, for a sum over runs of 16 weights: `-BIAS` times the sums of the
+    /// other operand, of which there are `LANES / 4`, each in the first lane of its run.
+    unsafe fn unbias(self, sums: *const i32) -> Self::I32;
     /// Adds to each lane the products of its four bytes: w within -127..=127 plus `BIAS`, x within
     /// -127..=127. Exact.
     fn dot4(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
@@ -151,6 +154,7 @@ macro_rules! ops {
     (unsafe fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $($body:tt)* } $($rest:tt)*) => {
         #[inline(always)]
         unsafe fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+            #[allow(unused_unsafe, reason = "some bodies are plain Rust")]
             // SAFETY: `self` exists only where the instructions do; the caller vouches for the
             // pointers.
             unsafe { $($body)* }

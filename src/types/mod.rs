@@ -69,6 +69,8 @@ pub enum Layout {
     F16,
     /// Little-endian bfloat16.
     Bf16,
+    /// Blocks of 32: a half-precision scale, then the integers.
+    ScaledBytes,
     /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
     /// its norm.
     Pairs,

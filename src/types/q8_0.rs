@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Layout, Rows, SUB, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 34;
@@ -26,6 +26,10 @@ impl TensorType for Q8_0 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::ScaledBytes
     }
 
     fn can_encode(&self) -> bool {

@@ -8,7 +8,7 @@
 //!
 //! The first line is done for a vector of runs at once: each lane adds up four products, and is
 //! multiplied by the scale of its run. Instructions that want unsigned weights get them with
-//! `BIAS` added, which is taken off as if it were a minimum.
+//! `BIAS` added, and the sum begins with what takes it off, so that it stays exact.
 
 use crate::simd::{Simd, WithSimd};
 
@@ -54,29 +54,58 @@ fn unpacked_rows<S: Simd>(s: S, work: MatVec) {
     // What is past the row may be left from a longer one.
     scratch.codes[cols..codes_stride].fill(0);
     scratch.scales[subs..subs_stride].fill(0.0);
-    scratch.mins[if has_mins { subs } else { 0 }..subs_stride].fill(0.0);
+    scratch.mins[subs..subs_stride].fill(0.0);
+    let layout = weight.kind.layout();
     for r in 0..count {
-        let mut row = Int8Row {
-            values: &mut scratch.codes[..cols],
-            scales: &mut scratch.scales[..subs],
-            mins: &mut scratch.mins[..subs],
-        };
-        weight.kind.unpack(&weight.rows(first + r..first + r + 1), &mut row);
+        let planes = weight.rows(first + r..first + r + 1);
+        if layout == Layout::ScaledBytes {
+            unpack_scaled_bytes(s, planes.codes, scratch, cols);
+        } else {
+            let mut row = Int8Row {
+                values: &mut scratch.codes[..cols],
+                scales: &mut scratch.scales[..subs],
+                mins: &mut scratch.mins[..subs],
+            };
+            weight.kind.unpack(&planes, &mut row);
+        }
         for c in 0..columns.count {
             // SAFETY: the scratch has a padded row, and so has each column, as `with` asserted.
             out[c * count + r] = unsafe {
                 let sums = columns.sums.as_ptr().add(c * subs_stride);
                 let scales = columns.scales.as_ptr().add(c * subs_stride);
                 let codes = columns.codes.as_ptr().add(c * codes_stride);
-                let rest = scale_runs(s, scratch, scales, sums, subs_stride);
-                rest + dot_runs(s, &scratch.codes, &scratch.products, codes, codes_stride)
+                let rest = scale_runs(s, scratch, has_mins, scales, sums, subs_stride);
+                rest + dot_runs(s, &scratch.codes, &scratch.products, codes, sums, codes_stride)
             };
         }
     }
 }
 
-/// Multiplies the scales of weights and activations into `products`; returns what the minimums and
-/// the bias amount to.
+/// As `unpack` of a type with [`Layout::ScaledBytes`], at the speed of a copy.
+#[inline(always)]
+fn unpack_scaled_bytes<S: Simd>(s: S, blocks: &[u8], scratch: &mut Scratch, cols: usize) {
+    const LEN: usize = 32;
+    let blocks = blocks.as_chunks::<{ LEN + 2 }>().0;
+    let integers = scratch.codes[..cols].as_chunks_mut::<LEN>().0;
+    assert_eq!(blocks.len(), integers.len(), "whole blocks");
+    for ((block, to), half) in blocks.iter().zip(integers).zip(&mut scratch.halves) {
+        let [low, high, bytes @ ..] = block;
+        *to = bytes.map(u8::cast_signed);
+        // A block is two runs of 16, with the same scale.
+        *half = u32::from(u16::from_le_bytes([*low, *high])) * 0x1_0001;
+    }
+    // What is past the row may be left from a longer one.
+    scratch.halves[cols / LEN..subs_stride(cols) / 2].fill(0);
+    let halves: *const u16 = scratch.halves.as_ptr().cast();
+    assert!(2 * scratch.halves.len() >= scratch.scales.len(), "a half per run");
+    for at in (0..subs_stride(cols)).step_by(S::LANES) {
+        // SAFETY: `subs_stride` is whole vectors, and both have that many.
+        unsafe { s.store(scratch.scales.as_mut_ptr().add(at), s.load_f16(halves.add(at))) };
+    }
+}
+
+/// Multiplies the scales of weights and activations into `products`; returns what the minimums
+/// amount to.
 ///
 /// # Safety
 /// `scales` and `sums` are valid for `subs`, a multiple of [`super::SUBS_ALIGN`]; so is `scratch`.
@@ -84,6 +113,7 @@ fn unpacked_rows<S: Simd>(s: S, work: MatVec) {
 unsafe fn scale_runs<S: Simd>(
     s: S,
     scratch: &mut Scratch,
+    has_mins: bool,
     scales: *const f32,
     sums: *const i32,
     subs: usize,
@@ -95,10 +125,11 @@ unsafe fn scale_runs<S: Simd>(
             let weight = s.load(scratch.scales.as_ptr().add(at));
             let activation = s.load(scales.add(at));
             s.store(scratch.products.as_mut_ptr().add(at), s.mul(weight, activation));
-            let min = s.load(scratch.mins.as_ptr().add(at));
-            let min = s.fma(weight, s.splat(-(S::BIAS as f32)), min);
-            let sum = s.to_f32(s.load_i32(sums.add(at)));
-            rest = s.fma(min, s.mul(activation, sum), rest);
+            if has_mins {
+                let min = s.load(scratch.mins.as_ptr().add(at));
+                let sum = s.to_f32(s.load_i32(sums.add(at)));
+                rest = s.fma(min, s.mul(activation, sum), rest);
+            }
         }
     }
     s.sum(rest)
@@ -107,14 +138,15 @@ unsafe fn scale_runs<S: Simd>(
 /// The sum of `products[i / SUB] * weights[i] * codes[i]`.
 ///
 /// # Safety
-/// `codes` and `weights` are valid for `len`, a multiple of [`super::CODES_ALIGN`]; `products` for
-/// its runs.
+/// `codes` and `weights` are valid for `len`, a multiple of [`super::CODES_ALIGN`]; `products` and
+/// `code_sums` for its runs.
 #[inline(always)]
 unsafe fn dot_runs<S: Simd>(
     s: S,
     weights: &[i8],
     products: &[f32],
     codes: *const i8,
+    code_sums: *const i32,
     len: usize,
 ) -> f32 {
     let mut sums = [s.splat(0.0); 2];
@@ -123,7 +155,7 @@ unsafe fn dot_runs<S: Simd>(
         // SAFETY: `at` and the bytes after it are below `len`.
         unsafe {
             let w = s.bias(s.load_bytes(weights.as_ptr().add(at)));
-            let dot = s.dot4(s.splat_i32(0), w, s.load_bytes(codes.add(at)));
+            let dot = s.dot4(s.unbias(code_sums.add(at / SUB)), w, s.load_bytes(codes.add(at)));
             let scale = s.load_spread(products.as_ptr().add(at / SUB));
             sums[i % 2] = s.fma(s.to_f32(dot), scale, sums[i % 2]);
         }

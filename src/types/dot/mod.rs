@@ -135,7 +135,7 @@ impl Lookup {
                 let table: &[i8] = bytemuck::cast_slice(&weight.table);
                 Some(Box::new(PairTable::new(table, level)))
             }
-            Layout::Opaque | Layout::F32 | Layout::F16 | Layout::Bf16 => None,
+            _ => None,
         };
         Lookup { pairs }
     }
@@ -147,6 +147,7 @@ pub struct Scratch {
     codes: Vec<i8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
+    halves: Vec<u32>,
     products: Vec<f32>,
     runs: pairs::Runs,
 }
@@ -160,6 +161,7 @@ impl Scratch {
             codes: vec![0; codes_stride(cols)],
             scales: vec![0.0; subs],
             mins: vec![0.0; subs],
+            halves: vec![0; subs / 2],
             products: vec![0.0; subs],
             runs: pairs::Runs::new(cols),
         }
