@@ -13,6 +13,9 @@ const RUN: usize = 32;
 /// Values of a block of the types whose code is a byte.
 const BYTE_LEN: usize = 32;
 
+/// Values decoded at a time: whole blocks of any type.
+const PIECE: usize = 1024;
+
 /// Scales that are tried first, as multiples of the one that fits the deviation of a group.
 const STARTS: [f64; 9] = [0.76, 0.82, 0.88, 0.94, 1.0, 1.06, 1.12, 1.18, 1.24];
 
@@ -183,9 +186,18 @@ impl Higgs {
         }
     }
 
+    /// Whether a code is the integer itself, so that there is no table.
+    fn is_even(&self) -> bool {
+        (self.p, self.bits) == (1, 8)
+    }
+
     /// The integers of rows, which follow each other without a gap.
     fn all_integers(&self, rows: &Rows, out: &mut [i8]) {
         match self.p {
+            1 if self.is_even() => {
+                let codes = out.iter_mut().zip(rows.codes);
+                codes.for_each(|(to, &code)| *to = code.cast_signed().max(-127));
+            }
             1 => self.integers::<1>(rows, out),
             2 => self.integers::<2>(rows, out),
             _ => self.integers::<4>(rows, out),
@@ -234,7 +246,7 @@ impl TensorType for Higgs {
     }
 
     fn table(&self) -> Option<&'static [i8]> {
-        Some(self.points)
+        (!self.is_even()).then_some(self.points)
     }
 
     fn can_encode(&self) -> bool {
@@ -244,16 +256,17 @@ impl TensorType for Higgs {
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
         self.assert_fit(rows);
         assert_eq!(out.len(), rows.count * rows.cols, "{} rows of {}", rows.count, rows.cols);
-        if out.is_empty() {
-            return;
+        // A few blocks at a time, so that nothing is allocated for a row of the embedding.
+        let Block { len, bytes } = self.block();
+        let mut integers = [0; PIECE];
+        let pieces = rows.codes.chunks(PIECE / len * bytes).zip(out.chunks_mut(PIECE));
+        for (codes, out) in pieces {
+            let integers = &mut integers[..out.len()];
+            self.all_integers(&Rows { codes, ..*rows }, integers);
+            out.iter_mut().zip(integers).for_each(|(to, q)| *to = f32::from(*q));
         }
-        let mut integers = vec![0; out.len()];
-        self.all_integers(rows, &mut integers);
-        let groups = integers.chunks_exact(rows.group).zip(out.chunks_exact_mut(rows.group));
-        for ((integers, out), scale) in groups.zip(self.scales(rows)) {
-            for (value, &q) in out.iter_mut().zip(integers) {
-                *value = scale * f32::from(q);
-            }
+        for (group, scale) in out.chunks_exact_mut(rows.group).zip(self.scales(rows)) {
+            group.iter_mut().for_each(|value| *value *= scale);
         }
     }
 
