@@ -70,21 +70,23 @@ impl Hparams {
         let value_len = width_or("attention.value_length", head_len)?;
         if value_len != head_len {
             bail!(
-                "attention: expected keys and values of one length, found {head_len}, {value_len}"
+                "{}.attention.value_length: expected {head_len}, as keys have, found {value_len}",
+                arch.name
             );
         }
         let layers = keys.required("block_count", limits::LAYERS_MAX)?;
         let kv_heads = width_or("attention.head_count_kv", heads)?;
         if heads % kv_heads != 0 {
             bail!(
-                "{}.attention.head_count_kv: {heads} query heads cannot share {kv_heads} key heads evenly",
+                "{}.attention.head_count_kv: expected a divisor of {heads}, found {kv_heads}",
                 arch.name
             );
         }
         let rope_len = width_or("rope.dimension_count", head_len)?;
         if rope_len > head_len || rope_len % 2 != 0 {
             bail!(
-                "rope.dimension_count: expected an even number up to {head_len}, found {rope_len}"
+                "{}.rope.dimension_count: expected an even number up to {head_len}, found {rope_len}",
+                arch.name
             );
         }
         let per_head = match arch.block.query_scale {

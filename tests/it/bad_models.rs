@@ -109,11 +109,11 @@ fn head_counts() {
         ),
         (
             |parts| number(parts, "attention.head_count_kv", 3),
-            ": llama.attention.head_count_kv: 4 query heads cannot share 3 key heads evenly",
+            ": llama.attention.head_count_kv: expected a divisor of 4, found 3",
         ),
         (
             |parts| number(parts, "attention.head_count_kv", 8),
-            ": llama.attention.head_count_kv: 4 query heads cannot share 8 key heads evenly",
+            ": llama.attention.head_count_kv: expected a divisor of 4, found 8",
         ),
         (
             |parts| number(parts, "attention.head_count", 6),
@@ -125,7 +125,7 @@ fn head_counts() {
         ),
         (
             |parts| parts.metadata.set("llama.attention.value_length", Value::U32(32)),
-            ": llama.attention.value_length: expected the length of keys, 16, found 32",
+            ": llama.attention.value_length: expected 16, as keys have, found 32",
         ),
         (
             |parts| drop(parts.metadata.remove("llama.attention.head_count")),

@@ -272,7 +272,11 @@ fn convert_protects_source_and_target() {
     fails(&["convert", text(&source), text(&link)], 1, same);
     let missing = folder.join("nowhere").join("out.gguf");
     fails(&["convert", text(&source), text(&missing)], 1, "nowhere");
-    fails(&["convert", text(&source), text(&folder)], 1, "directory");
+    fails(
+        &["convert", text(&source), text(&folder)],
+        1,
+        "is a folder, expected the name of a file",
+    );
     fails(&["convert", "absent.gguf", text(&link)], 1, "absent.gguf");
     let pattern =
         ["convert", text(&source), "out.gguf", "--tensor-type", "blk.99=F16", "--dry-run"];

@@ -42,7 +42,8 @@ impl Random {
 fn tensor(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize) -> Tensor {
     let mut random = Random((rows * 1000 + cols) as u64);
     let mut codes = vec![0; rows * kind.row_bytes(cols).unwrap()];
-    let group = if kind.table().is_some() { group } else { 0 };
+    let is_grid = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
+    let group = if is_grid { group } else { 0 };
     let mut norms = vec![0; if group == 0 { 0 } else { 2 * rows * cols / group }];
     if kind.can_encode() {
         let values = random.floats(rows * cols);

@@ -21,7 +21,7 @@ fn round(kind: &Higgs, values: &[f32], cols: usize, group: usize) -> (Vec<u8>, V
     let mut norms = vec![0; count * cols / group * 2];
     kind.encode(values, cols, group, &mut codes, &mut norms);
     let mut decoded = vec![0.0; values.len()];
-    let table = kind.table().unwrap();
+    let table = kind.table().unwrap_or_default();
     kind.decode(&Rows { count, cols, group, codes: &codes, norms: &norms, table }, &mut decoded);
     (codes, norms, decoded)
 }
@@ -39,7 +39,10 @@ fn blocks_divide_the_widths_that_occur() {
             let bits = kind.bits() * cols / kind.values_per_code();
             assert_eq!(kind.row_bytes(cols), Some(bits / 8), "{} of {cols}", kind.name());
         }
-        assert_eq!(kind.table().unwrap().len(), kind.values_per_code() << kind.bits());
+        // The code of the last one is the integer itself.
+        let has_table = (kind.values_per_code(), kind.bits()) != (1, 8);
+        let len = kind.values_per_code() << kind.bits();
+        assert_eq!(kind.table().map(<[i8]>::len), has_table.then_some(len), "{}", kind.name());
     }
 }
 
@@ -69,7 +72,7 @@ fn the_search_is_the_full_scan() {
             .chunks(p)
             .for_each(|x| check(&x.iter().map(|x| x * 50.0).collect::<Vec<_>>()));
         // Places in the middle of two points, where only the order decides, and the corners.
-        let table = kind.table().unwrap();
+        let Some(table) = kind.table() else { continue };
         for pair in table.chunks(p).collect::<Vec<_>>().windows(2) {
             let middle = |(a, b): (&i8, &i8)| (f32::from(*a) + f32::from(*b)) / 2.0;
             check(&pair[0].iter().zip(pair[1]).map(middle).collect::<Vec<_>>());
@@ -149,7 +152,7 @@ fn integers_are_the_decoded_values() {
 fn any_bytes_decode() {
     for kind in HIGGS {
         let codes: Vec<u8> = (0..kind.row_bytes(256).unwrap()).map(|i| i as u8).collect();
-        let table = vec![i8::MIN; kind.table().unwrap().len()];
+        let table = vec![i8::MIN; kind.table().map_or(0, <[i8]>::len)];
         let rows = Rows {
             count: 1,
             cols: 256,
