@@ -1,6 +1,26 @@
 //! The dozen vector operations the kernels need, one file per instruction set, chosen once.
+//!
+//! A loop is written once, over `S: Simd`, as the `with` of a [`WithSimd`], and every function it
+//! calls is `#[inline(always)]`: so the whole loop is compiled inside the one function that is
+//! entered with the instruction set switched on ([`Level::dispatch`]).
+
+mod math;
+#[macro_use]
+mod ops;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+pub use math::{exp, gelu, sigmoid, silu, tanh};
+pub use ops::{PairTable, Simd, WithSimd};
 
 use std::fmt;
+use std::sync::OnceLock;
 
 /// An instruction set that the kernels are written for, best last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +56,33 @@ impl Level {
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
+        static AVAILABLE: OnceLock<[bool; 4]> = OnceLock::new();
+        AVAILABLE.get_or_init(|| Level::ALL.map(Level::detect))[self as usize]
+    }
+
+    /// Runs a loop compiled for this instruction set.
+    ///
+    /// # Panics
+    /// If this machine does not have it.
+    pub fn dispatch<W: WithSimd>(self, work: W) -> W::Output {
+        assert!(self.is_available(), "this machine has no {self}");
+        match self {
+            Level::Portable => work.with(portable::Portable),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instructions are there, as just checked.
+            Level::Avx2 => unsafe { avx2::enter(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the instructions are there, as just checked.
+            Level::Avx512 => unsafe { avx512::enter(work) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: the instructions are there, as just checked.
+            Level::Neon => unsafe { neon::enter(work) },
+            #[allow(unreachable_patterns, reason = "other machines have fewer levels")]
+            _ => unreachable!("an available level has an arm"),
+        }
+    }
+
+    fn detect(self) -> bool {
         match self {
             Level::Portable => true,
             #[cfg(target_arch = "x86_64")]
@@ -46,7 +93,7 @@ impl Level {
             }
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
-                Level::Avx2.is_available()
+                Level::Avx2.detect()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")

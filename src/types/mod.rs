@@ -5,6 +5,7 @@
 //! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
 //! the integer kernels multiply.
 
+pub mod dot;
 mod bf16;
 mod block;
 mod f16;
@@ -56,6 +57,23 @@ pub enum Kernel {
     },
 }
 
+/// How a fused kernel may read the code plane, past [`TensorType::unpack`] and
+/// [`TensorType::decode`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Layout {
+    /// Only the type itself knows.
+    Opaque,
+    /// Little-endian single precision.
+    F32,
+    /// Little-endian half precision.
+    F16,
+    /// Little-endian bfloat16.
+    Bf16,
+    /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
+    /// its norm.
+    Pairs,
+}
+
 /// One row as small integers: `value[i] = scales[i / SUB] * values[i] + mins[i / SUB]`.
 ///
 /// Where the product and the sum are rounded apart, that is what `decode` gives, to the bit.
@@ -85,6 +103,11 @@ pub trait TensorType: Sync {
     /// The grid's points `(n, p)` as int8, row after row, for a grid type; the file stores them.
     fn table(&self) -> Option<&'static [i8]> {
         None
+    }
+
+    /// How a fused kernel may read the code plane.
+    fn layout(&self) -> Layout {
+        Layout::Opaque
     }
 
     /// Whether [`TensorType::encode`] is there.

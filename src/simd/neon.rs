@@ -1,0 +1,110 @@
+//! 128-bit vectors of aarch64, with the integer dot product.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{PairTable, Simd, WithSimd};
+
+/// The proof that the machine has them.
+#[derive(Clone, Copy)]
+pub(super) struct Neon(());
+
+/// # Safety
+/// The machine must have `Level::Neon`.
+#[target_feature(enable = "neon,dotprod,fp16")]
+pub(super) unsafe fn enter<W: WithSimd>(work: W) -> W::Output {
+    work.with(Neon(()))
+}
+
+/// 16 bytes of 256, by index.
+///
+/// # Safety
+/// The machine must have `Level::Neon`.
+#[inline(always)]
+unsafe fn look_up(table: &[u8; 256], index: uint8x16_t) -> uint8x16_t {
+    // SAFETY: the caller vouches for the instructions, and the table has four quarters.
+    unsafe {
+        // A lookup gives zero for what is not in its quarter, and the quarters are disjoint.
+        let quarter = |i: u8| {
+            let table = vld1q_u8_x4(table.as_ptr().add(64 * usize::from(i)));
+            vqtbl4q_u8(table, vsubq_u8(index, vdupq_n_u8(64 * i)))
+        };
+        vorrq_u8(vorrq_u8(quarter(0), quarter(1)), vorrq_u8(quarter(2), quarter(3)))
+    }
+}
+
+impl Simd for Neon {
+    const LANES: usize = 4;
+    const BIAS: i32 = 0;
+    type F32 = float32x4_t;
+    type I32 = int32x4_t;
+    type Bytes = int8x16_t;
+    type Pairs = ();
+
+    ops! {
+        fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
+        unsafe fn load(at: *const f32) -> float32x4_t { vld1q_f32(at) }
+        unsafe fn store(at: *mut f32, x: float32x4_t) { vst1q_f32(at, x) }
+        unsafe fn load_f16(at: *const u16) -> float32x4_t {
+            vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)))
+        }
+        unsafe fn store_f16(at: *mut u16, x: float32x4_t) {
+            vst1_u16(at, vreinterpret_u16_f16(vcvt_f16_f32(x)))
+        }
+        unsafe fn load_bf16(at: *const u16) -> float32x4_t {
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(at)))
+        }
+        unsafe fn load_spread(at: *const f32) -> float32x4_t { vdupq_n_f32(*at) }
+        fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }
+        fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t { vsubq_f32(a, b) }
+        fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
+        fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
+        fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+        fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmaxq_f32(a, b) }
+        fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vminq_f32(a, b) }
+        fn abs(a: float32x4_t) -> float32x4_t { vabsq_f32(a) }
+        fn shift_to_exponent(a: float32x4_t) -> float32x4_t {
+            vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(a)))
+        }
+        fn sum(a: float32x4_t) -> f32 { vaddvq_f32(a) }
+        fn largest(a: float32x4_t) -> f32 { vmaxvq_f32(a) }
+        unsafe fn store_codes(at: *mut i8, x: float32x4_t) {
+            let words = vmovn_s32(vcvtnq_s32_f32(x));
+            let bytes = vmovn_s16(vcombine_s16(words, words));
+            at.cast::<u32>().write_unaligned(vget_lane_u32::<0>(vreinterpret_u32_s8(bytes)))
+        }
+        fn splat_i32(x: i32) -> int32x4_t { vdupq_n_s32(x) }
+        fn first_i32(x: i32) -> int32x4_t { vsetq_lane_s32::<0>(x, vdupq_n_s32(0)) }
+        unsafe fn load_i32(at: *const i32) -> int32x4_t { vld1q_s32(at) }
+        fn to_f32(x: int32x4_t) -> float32x4_t { vcvtq_f32_s32(x) }
+        unsafe fn load_bytes(at: *const i8) -> int8x16_t { vld1q_s8(at) }
+        unsafe fn load_half(at: *const i8) -> int8x16_t { vcombine_s8(vld1_s8(at), vdup_n_s8(0)) }
+        unsafe fn splat_4(at: *const i8) -> int8x16_t {
+            vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()))
+        }
+        fn bias(w: int8x16_t) -> int8x16_t { w }
+        fn dot4(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+            // The intrinsic is not stable; the instruction is.
+            let mut sum = sum;
+            asm!(
+                "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+                sum = inout(vreg) sum,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+            sum
+        }
+        fn pairs(_table: &PairTable) -> () {}
+        fn look_up_pairs(
+            _pairs: &(),
+            table: &PairTable,
+            codes: int8x16_t
+        ) -> (int8x16_t, int8x16_t) {
+            let codes = vreinterpretq_u8_s8(codes);
+            let (even, odd) = (look_up(&table.even, codes), look_up(&table.odd, codes));
+            let (low, high) = (vzip1q_u8(even, odd), vzip2q_u8(even, odd));
+            (vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high))
+        }
+    }
+}

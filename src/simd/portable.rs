@@ -1,0 +1,95 @@
+//! Plain Rust: the oracle of the other instruction sets.
+
+use half::{bf16, f16};
+use std::array::from_fn;
+
+use super::{PairTable, Simd};
+
+const LANES: usize = 4;
+
+/// Needs nothing.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+/// # Safety
+/// `at` is valid for `N` elements.
+#[inline(always)]
+unsafe fn read<T: Copy, const N: usize>(at: *const T) -> [T; N] {
+    // SAFETY: the caller vouches for the pointer.
+    unsafe { at.cast::<[T; N]>().read_unaligned() }
+}
+
+impl Simd for Portable {
+    const LANES: usize = LANES;
+    const BIAS: i32 = 0;
+    type F32 = [f32; LANES];
+    type I32 = [i32; LANES];
+    type Bytes = [i8; 4 * LANES];
+    type Pairs = ();
+
+    ops! {
+        fn splat(x: f32) -> [f32; LANES] { [x; LANES] }
+        unsafe fn load(at: *const f32) -> [f32; LANES] { read(at) }
+        unsafe fn store(at: *mut f32, x: [f32; LANES]) { at.cast::<[f32; LANES]>().write_unaligned(x) }
+        unsafe fn load_f16(at: *const u16) -> [f32; LANES] {
+            read::<u16, LANES>(at).map(|bits| f16::from_bits(bits).to_f32())
+        }
+        unsafe fn store_f16(at: *mut u16, x: [f32; LANES]) {
+            let halves = x.map(|x| f16::from_f32(x).to_bits());
+            at.cast::<[u16; LANES]>().write_unaligned(halves)
+        }
+        unsafe fn load_bf16(at: *const u16) -> [f32; LANES] {
+            read::<u16, LANES>(at).map(|bits| bf16::from_bits(bits).to_f32())
+        }
+        unsafe fn load_spread(at: *const f32) -> [f32; LANES] { [*at; LANES] }
+        fn add(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] + b[i]) }
+        fn sub(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] - b[i]) }
+        fn mul(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] * b[i]) }
+        fn div(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] / b[i]) }
+        fn fma(a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+            from_fn(|i| a[i] * b[i] + c[i])
+        }
+        fn max(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i].max(b[i])) }
+        fn min(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i].min(b[i])) }
+        fn abs(a: [f32; LANES]) -> [f32; LANES] { a.map(f32::abs) }
+        fn shift_to_exponent(a: [f32; LANES]) -> [f32; LANES] {
+            a.map(|a| f32::from_bits(a.to_bits() << 23))
+        }
+        fn sum(a: [f32; LANES]) -> f32 { (a[0] + a[2]) + (a[1] + a[3]) }
+        fn largest(a: [f32; LANES]) -> f32 { a[0].max(a[2]).max(a[1].max(a[3])) }
+        unsafe fn store_codes(at: *mut i8, x: [f32; LANES]) {
+            let codes = x.map(|x| x.round_ties_even() as i8);
+            at.cast::<[i8; LANES]>().write_unaligned(codes)
+        }
+        fn splat_i32(x: i32) -> [i32; LANES] { [x; LANES] }
+        fn first_i32(x: i32) -> [i32; LANES] { [x, 0, 0, 0] }
+        unsafe fn load_i32(at: *const i32) -> [i32; LANES] { read(at) }
+        fn to_f32(x: [i32; LANES]) -> [f32; LANES] { x.map(|x| x as f32) }
+        unsafe fn load_bytes(at: *const i8) -> [i8; 4 * LANES] { read(at) }
+        unsafe fn load_half(at: *const i8) -> [i8; 4 * LANES] {
+            let half: [i8; 2 * LANES] = read(at);
+            from_fn(|i| if i < half.len() { half[i] } else { 0 })
+        }
+        unsafe fn splat_4(at: *const i8) -> [i8; 4 * LANES] {
+            let four: [i8; 4] = read(at);
+            from_fn(|i| four[i % 4])
+        }
+        fn bias(w: [i8; 4 * LANES]) -> [i8; 4 * LANES] { w }
+        fn dot4(sum: [i32; LANES], w: [i8; 4 * LANES], x: [i8; 4 * LANES]) -> [i32; LANES] {
+            let product = |i: usize| i32::from(w[i]) * i32::from(x[i]);
+            from_fn(|i| {
+                let [a, b, c, d] = from_fn(|j| product(4 * i + j));
+                sum[i] + (a + b) + (c + d)
+            })
+        }
+        fn pairs(_table: &PairTable) -> () {}
+        fn look_up_pairs(
+            _pairs: &(),
+            table: &PairTable,
+            codes: [i8; 4 * LANES]
+        ) -> ([i8; 4 * LANES], [i8; 4 * LANES]) {
+            let value = |i: usize| table.both[usize::from(codes[i / 2] as u8)].to_le_bytes()[i % 2] as i8;
+            (from_fn(value), from_fn(|i| value(4 * LANES + i)))
+        }
+    }
+}
