@@ -92,8 +92,7 @@ fn measure(session: &mut Session, count: usize, run: usize) -> anyhow::Result<f6
         return Ok(0.0);
     }
     session.truncate(0, 0);
-    let plan = session.backend().plan().clone();
-    let vocabulary = plan.slots[plan.logits.0].width as u64;
+    let vocabulary = session.vocabulary() as u64;
     // Any spread of tokens will do; a linear congruence keeps it the same every time.
     let token = |i: usize| ((i as u64 * 2_654_435_761 + 12345) % vocabulary) as u32;
     let tokens: Vec<u32> = (0..count).map(token).collect();

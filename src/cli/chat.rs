@@ -190,7 +190,9 @@ impl Chat {
             // A quarter of the context is left for the answer.
             if tokens.len() <= self.session.context() / 4 * 3 {
                 if forgotten > 0 {
-                    print::note(format_args!("the context is full: {forgotten} messages forgotten"));
+                    print::note(format_args!(
+                        "the context is full: {forgotten} messages forgotten"
+                    ));
                 }
                 return Ok(tokens);
             }

@@ -151,5 +151,6 @@ fn pattern(text: &str) -> Result<(Regex, &'static dyn TensorType)> {
 
 fn basis(text: &str) -> Result<Basis> {
     let known = "none, hadamard:SIZE or kronecker:ORDERxSIZE";
-    transform_by_text(text).ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
+    transform_by_text(text)
+        .ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
 }

@@ -108,7 +108,6 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-
 fn device(name: &str) -> Result<Device> {
     match name {
         "auto" | "cpu" => Ok(Device::Cpu),

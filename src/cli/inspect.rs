@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Value as Json, json};
 
 use super::print;
-use crate::file::{Array, Metadata, Source, Value};
 use crate::file::planes::transform_text;
+use crate::file::{Array, Metadata, Source, Value};
 use crate::types::Tensor;
 
 /// Elements of an array that are shown.
@@ -132,7 +132,9 @@ fn as_text(source: &Source) -> String {
         rows.push(vec![name, kind, shape, bits, line.bytes.to_string(), note]);
     }
     let bytes: u64 = lines.iter().map(|line| line.bytes).sum();
-    text + "\n" + &print::table(&rows, &[3, 4]) + &format!("{} tensors, {bytes} bytes\n", lines.len())
+    text + "\n"
+        + &print::table(&rows, &[3, 4])
+        + &format!("{} tensors, {bytes} bytes\n", lines.len())
 }
 
 fn metadata_rows(metadata: &Metadata) -> Vec<Vec<String>> {

@@ -5,6 +5,7 @@
 mod bench;
 mod chat;
 mod convert;
+mod demo;
 mod flags;
 mod inspect;
 mod perplexity;
@@ -29,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fetch SmolLM2-135M-Instruct, convert it, chat with it
+    Demo(demo::Args),
     /// Convert a model to other tensor types
     Convert(convert::Args),
     /// Continue a text
@@ -50,6 +53,7 @@ enum Command {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(args) => demo::demo(args),
         Command::Convert(args) => convert::convert(args),
         Command::Run(args) => run::run(args),
         Command::Chat(args) => chat::chat(args),
@@ -77,7 +81,8 @@ fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).map_err(Error::from).at(path.display())?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Error::new(format!("{}: expected UTF-8, found byte {at} that is not", path.display())).into()
+        Error::new(format!("{}: expected UTF-8, found byte {at} that is not", path.display()))
+            .into()
     })
 }
 

@@ -48,8 +48,7 @@ pub(super) fn perplexity(args: Args) -> anyhow::Result<()> {
     let mut windows = args.chunks;
     options.context = Some(context);
     let mut session = Session::open(&source, &options)?;
-    let plan = session.backend().plan().clone();
-    let vocabulary = plan.slots[plan.logits.0].width;
+    let vocabulary = session.vocabulary();
     let base = match &args.against {
         Some(path) => Some(Reader::open(path, vocabulary)?),
         None => None,

@@ -86,7 +86,8 @@ pub(super) fn megabytes(bytes: u64) -> String {
 /// Lines of cells, aligned: text to the left, the columns in `right` to the right.
 pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max();
+    let width =
+        |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|c| c.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|i| width(i).unwrap_or(0)).collect();
     let mut text = String::new();
     for row in rows {

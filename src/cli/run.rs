@@ -46,7 +46,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let tokenizer = tokenizer(&source)?;
     super::warn(&tokenizer);
     let mut session = args.run.open(&source)?;
-    let mut tokens: Vec<u32> = tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
+    let mut tokens: Vec<u32> =
+        tokenizer.bos().filter(|_| tokenizer.add_bos()).into_iter().collect();
     tokens.extend(tokenizer.encode(&prompt, true)?);
     if tokens.is_empty() {
         bail!("the prompt is empty, and the model has no token to begin with");
@@ -62,8 +63,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             ControlFlow::Break(())
         }
     };
-    let outcome =
-        generate(&mut session, &tokenizer, &mut sampler, &tokens, &request, &mut print)?;
+    let outcome = generate(&mut session, &tokenizer, &mut sampler, &tokens, &request, &mut print)?;
     if let Some(error) = failure {
         return Err(error);
     }

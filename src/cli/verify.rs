@@ -31,8 +31,7 @@ pub(super) fn verify(args: Args) -> anyhow::Result<()> {
     let plan = Arc::new(Model::new(&source)?.plan());
     let options = args.run.options();
     let rows = args.rows.max(1);
-    let capacity =
-        Capacity { rows, logit_rows: rows, sequences: 2, context: rows, kv: options.kv };
+    let capacity = Capacity { rows, logit_rows: rows, sequences: 2, context: rows, kv: options.kv };
     let oracle = Options { device: Device::Reference, ..options };
     let mut oracle = backend(plan.clone(), capacity, &oracle)?;
     let mut tested = backend(plan.clone(), capacity, &options)?;

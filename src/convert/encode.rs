@@ -6,12 +6,12 @@
 use rayon::prelude::*;
 
 use super::Item;
+use crate::bail;
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
 use crate::simd::Level;
 use crate::transform;
 use crate::types::{Basis, Rows, Tensor};
-use crate::bail;
 
 /// Rows that one task codes.
 const ROWS: usize = 16;
@@ -42,7 +42,7 @@ impl Encoded {
 ///
 /// # Errors
 /// If a weight is not finite.
-pub fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
+pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
     let signs = match item.basis {
         Basis::Original => Vec::new(),
         _ => transform::signs(item.sign_seed, item.cols),
@@ -89,7 +89,8 @@ pub fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
             Ok(squares(&values, &decoded))
         })
         .collect();
-    let (noise, signal) = sums?.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    let (noise, signal) =
+        sums?.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
     encoded.error = if noise == 0.0 { 0.0 } else { noise / signal };
     Ok(encoded)
 }

@@ -24,9 +24,9 @@ pub(super) fn forward(model: &Model) -> Plan {
     let x = build.float("x", Extent::Tokens, hparams.embed);
     build.embed(x);
     let global = build.angles(model.frequencies(hparams.rope_base, hparams.rope_scale, true));
-    let local = hparams.window.map(|_| {
-        build.angles(model.frequencies(hparams.local_rope_base, 1.0, false))
-    });
+    let local = hparams
+        .window
+        .map(|_| build.angles(model.frequencies(hparams.local_rope_base, 1.0, false)));
     for layer in 0..hparams.layers {
         build.plan.layers.push(build.plan.ops.len());
         let is_local = hparams.is_local(model.arch, layer);

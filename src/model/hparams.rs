@@ -56,12 +56,15 @@ impl Hparams {
         let embed = width("embedding_length")?;
         let heads = width("attention.head_count")?;
         let head_default = embed / heads;
-        let width_or =
-            |key: &str, default| keys.optional(key, limits::WIDTH_MAX).map(|v| v.unwrap_or(default));
+        let width_or = |key: &str, default| {
+            keys.optional(key, limits::WIDTH_MAX).map(|v| v.unwrap_or(default))
+        };
         let head_len = width_or("attention.key_length", head_default)?;
         let value_len = width_or("attention.value_length", head_len)?;
         if value_len != head_len {
-            bail!("attention: expected keys and values of one length, found {head_len}, {value_len}");
+            bail!(
+                "attention: expected keys and values of one length, found {head_len}, {value_len}"
+            );
         }
         let layers = keys.required("block_count", limits::LAYERS_MAX)?;
         let kv_heads = width_or("attention.head_count_kv", heads)?;
@@ -70,7 +73,9 @@ impl Hparams {
         }
         let rope_len = width_or("rope.dimension_count", head_len)?;
         if rope_len > head_len || rope_len % 2 != 0 {
-            bail!("rope.dimension_count: expected an even number up to {head_len}, found {rope_len}");
+            bail!(
+                "rope.dimension_count: expected an even number up to {head_len}, found {rope_len}"
+            );
         }
         let per_head = match arch.block.query_scale {
             QueryScale::HeadLen if layers != arch.block.query_scale_layers => head_len,

@@ -59,9 +59,8 @@ fn claim(
     hparams: &Hparams,
     source: &Source,
 ) -> Result<Option<Tensor>> {
-    let name = layer.map_or(words.name.clone(), |layer| {
-        words.name.replace("{layer}", &layer.to_string())
-    });
+    let name =
+        layer.map_or(words.name.clone(), |layer| words.name.replace("{layer}", &layer.to_string()));
     let Some(tensor) = source.tensor(&name)? else {
         match words.need {
             Need::Sometimes => return Ok(None),

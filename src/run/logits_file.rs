@@ -171,7 +171,9 @@ impl Reader {
         let pairs = self.tokens.iter().zip(&windows.tokens);
         if let Some(at) = pairs.clone().position(|(base, text)| base != text) {
             let (base, text) = (self.tokens[at], windows.tokens[at]);
-            bail!("logits file was made from another text: token {at} is {base} there, {text} here");
+            bail!(
+                "logits file was made from another text: token {at} is {base} there, {text} here"
+            );
         }
         if self.windows() < windows.len() {
             let (found, expected) = (self.windows(), windows.len());

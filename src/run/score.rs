@@ -81,8 +81,10 @@ impl Windows {
         let windows = (tokens.len() / context).min(limit.unwrap_or(usize::MAX));
         if windows == 0 {
             let found = tokens.len();
-            return Err(Error::new(format!("text: expected at least {context} tokens, found {found}"))
-                .with_hint("--ctx sets the size of a window"));
+            return Err(Error::new(format!(
+                "text: expected at least {context} tokens, found {found}"
+            ))
+            .with_hint("--ctx sets the size of a window"));
         }
         tokens.truncate(windows * context);
         Ok(Windows { tokens, context, bos })

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Capacity, KvFormat};
 use crate::bail;
@@ -104,6 +103,12 @@ impl Session {
         &mut *self.backend
     }
 
+    /// Entries of the vocabulary, as many as a row of logits has.
+    pub fn vocabulary(&self) -> usize {
+        let plan = self.backend.plan();
+        plan.slots[plan.logits.0].width
+    }
+
     /// Cells per sequence.
     pub fn context(&self) -> usize {
         self.backend.capacity().context
@@ -148,8 +153,10 @@ impl Session {
         let (start, context) = (self.lengths[sequence], self.context());
         if start + tokens.len() > context {
             let found = start + tokens.len();
-            return Err(Error::new(format!("context: expected at most {context} tokens, found {found}"))
-                .with_hint("--ctx reserves more"));
+            return Err(Error::new(format!(
+                "context: expected at most {context} tokens, found {found}"
+            ))
+            .with_hint("--ctx reserves more"));
         }
         let Capacity { rows, logit_rows, .. } = self.backend.capacity();
         let mut next = 0;
@@ -166,9 +173,10 @@ impl Session {
                 next += 1;
             }
             self.backend.run(&self.batch)?;
-            let vocabulary = self.backend.plan().slots[self.backend.plan().logits.0].width;
+            let vocabulary = self.vocabulary();
             let logits = self.backend.logits();
-            for (&row, logits) in self.batch.logit_rows.iter().zip(logits.chunks_exact(vocabulary)) {
+            for (&row, logits) in self.batch.logit_rows.iter().zip(logits.chunks_exact(vocabulary))
+            {
                 take(first + row as usize, logits);
             }
             self.lengths[sequence] = start + next;
@@ -181,16 +189,12 @@ impl Session {
 ///
 /// # Errors
 /// If it cannot run the plan.
-pub fn backend(
-    plan: Arc<Plan>,
-    capacity: Capacity,
-    options: &Options,
-) -> Result<Box<dyn Backend>> {
+pub fn backend(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result<Box<dyn Backend>> {
     if capacity.context == 0 || capacity.sequences == 0 {
         bail!("context: expected at least one cell and one sequence, found none");
     }
     Ok(match options.device {
         Device::Reference => Box::new(Reference::new(plan, capacity)),
-        Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
+        Device::Cpu => Box::new(Reference::new(plan, capacity)),
     })
 }

@@ -24,8 +24,10 @@ pub fn chat_template(source: &Source, tokenizer: &Tokenizer) -> Result<ChatTempl
     };
     let place = source.path().display();
     match source.metadata().get_str("tokenizer.chat_template")? {
-        Some(template) => ChatTemplate::new(template, &text(tokenizer.bos()), &text(tokenizer.eos()))
-            .map_err(|error| error.at(place)),
+        Some(template) => {
+            ChatTemplate::new(template, &text(tokenizer.bos()), &text(tokenizer.eos()))
+                .map_err(|error| error.at(place))
+        }
         None => Err(Error::new(format!("{place}: the model has no chat template"))
             .with_hint("`gridmill run` continues a text without one")),
     }
@@ -35,7 +37,9 @@ fn vocab(metadata: &Metadata) -> Result<Vocab> {
     let key = |key: &str| format!("tokenizer.ggml.{key}");
     let text = |name: &str| metadata.get_str(&key(name)).map(|text| text.map(str::to_string));
     let strings = |name: &str| {
-        metadata.get_strings(&key(name)).map(|list| list.map(<[String]>::to_vec).unwrap_or_default())
+        metadata
+            .get_strings(&key(name))
+            .map(|list| list.map(<[String]>::to_vec).unwrap_or_default())
     };
     let id = |name: &str| metadata.get_u32(&key(&format!("{name}_token_id")));
     let flag = |name: &str| metadata.get_bool(&key(name));

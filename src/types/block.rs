@@ -2,6 +2,19 @@
 
 use super::{Int8Row, Rows, SUB};
 
+/// The codes of some rows as blocks.
+///
+/// # Panics
+/// If they are not whole rows.
+pub(super) fn code_blocks<'a, const BYTES: usize, const LEN: usize>(
+    rows: &Rows<'a>,
+) -> &'a [[u8; BYTES]] {
+    assert!(rows.cols.is_multiple_of(LEN), "a row of {} is not blocks of {LEN}", rows.cols);
+    let expected = rows.count * (rows.cols / LEN) * BYTES;
+    assert_eq!(rows.codes.len(), expected, "the codes are whole rows");
+    rows.codes.as_chunks::<BYTES>().0
+}
+
 /// The blocks of some rows, each with the room for its values.
 ///
 /// # Panics
@@ -137,7 +150,7 @@ pub(super) fn unpack_fives(codes: &[u8], fifths: &[u8], offset: u8, values: &mut
         let own = u64::from(bits).wrapping_mul(EACH) & 0x8040_2010_0804_0201;
         let fifth = ((own + 0x7f * EACH) & (0x80 * EACH)) >> 3;
         // The top bit keeps a byte from borrowing, and is turned back.
-        let word = ((low | fifth | 0x80 * EACH) - u64::from(offset) * EACH) ^ (0x80 * EACH);
+        let word = ((low | fifth | (0x80 * EACH)) - u64::from(offset) * EACH) ^ (0x80 * EACH);
         *values = word.to_le_bytes().map(|byte| byte as i8);
     }
 }
@@ -152,12 +165,4 @@ pub(super) fn bounds(values: &[f32]) -> (f32, f32) {
     values.iter().fold((values[0], values[0]), |(min, max), &value| {
         (if value < min { value } else { min }, if value > max { value } else { max })
     })
-}
-
-/// The codes as whole blocks.
-fn code_blocks<'a, const BYTES: usize, const LEN: usize>(rows: &Rows<'a>) -> &'a [[u8; BYTES]] {
-    assert!(rows.cols.is_multiple_of(LEN), "a row of {} is not blocks of {LEN}", rows.cols);
-    let expected = rows.count * (rows.cols / LEN) * BYTES;
-    assert_eq!(rows.codes.len(), expected, "the codes are whole rows");
-    rows.codes.as_chunks::<BYTES>().0
 }

@@ -241,7 +241,14 @@ impl TensorType for Higgs {
         }
     }
 
-    fn encode(&self, values: &[f32], cols: usize, group: usize, codes: &mut [u8], norms: &mut [u8]) {
+    fn encode(
+        &self,
+        values: &[f32],
+        cols: usize,
+        group: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) {
         let count = if cols == 0 { 0 } else { values.len() / cols };
         self.assert_fit(&Rows { count, cols, group, codes, norms, table: &[] });
         assert_eq!(values.len(), count * cols, "whole rows");

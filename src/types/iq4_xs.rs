@@ -35,11 +35,13 @@ impl TensorType for Iq4Xs {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let factor = half_at(block, 0);
             let scales = scales(&block[2..CODES]);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(scales[group]);
                 // 16 bytes hold a group: the low halves are its first 16 values.
-                let q = block[CODES + i / GROUP * 16 + i % 16] >> (i / 16 % 2 * 4) & 0xf;
-                let scale = factor * f32::from(scales[i / GROUP]);
-                *out = scale * f32::from(LEVELS[usize::from(q)]);
+                for (i, &q) in block[CODES + group * 16..][..16].iter().enumerate() {
+                    out[i] = scale * f32::from(LEVELS[usize::from(q & 0xf)]);
+                    out[i + GROUP / 2] = scale * f32::from(LEVELS[usize::from(q >> 4)]);
+                }
             }
         }
     }

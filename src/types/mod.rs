@@ -10,6 +10,8 @@ mod bf16;
 mod block;
 mod f16;
 mod f32;
+mod higgs;
+mod higgs_fit;
 mod iq4_nl;
 mod iq4_xs;
 mod q2_k;
@@ -23,8 +25,6 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod raw;
-mod higgs;
-mod higgs_fit;
 mod tensor;
 
 pub use higgs::{HIGGS, Higgs};

@@ -33,13 +33,16 @@ impl TensorType for Q2K {
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let (factor, min_factor) = (half_at(block, HALVES), half_at(block, HALVES + 2));
-            for (i, out) in out.iter_mut().enumerate() {
-                // 32 bytes hold 128 values: the lowest bits of the bytes are the first 32 of them.
-                let (half, shift, lane) = (i / 128, i / 32 % 4 * 2, i % 32);
-                let q = block[CODES + half * 32 + lane] >> shift & 3;
-                let packed = block[i / SUB];
+            for (group, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                let packed = block[group];
                 let scale = factor * f32::from(packed & 0xf);
-                *out = scale * f32::from(q) - min_factor * f32::from(packed >> 4);
+                let min = min_factor * f32::from(packed >> 4);
+                // 32 bytes hold 128 values: the lowest bits of the bytes are the first 32 of them.
+                let codes = &block[CODES + group / 8 * 32 + group % 2 * SUB..][..SUB];
+                let shift = group / 2 % 4 * 2;
+                for (out, &q) in out.iter_mut().zip(codes) {
+                    *out = scale * f32::from(q >> shift & 3) - min;
+                }
             }
         }
     }

@@ -35,15 +35,18 @@ impl TensorType for Q3K {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let factor = half_at(block, FACTOR);
             let scales = scales(&block[SCALES..FACTOR]);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(scales[group]);
                 // 32 bytes hold the low bits of 128 values: the lowest are the first 32 of them.
                 // The third bits are in one run of 32 bytes, the lowest for the first 32 values,
                 // and a bit that is not set takes 4 away.
-                let (half, shift, lane) = (i / 128, i / 32 % 4 * 2, i % 32);
-                let low = block[CODES + half * 32 + lane] >> shift & 3;
-                let third = block[lane] >> (i / 32) & 1;
-                let q = f32::from(low) - if third == 1 { 0.0 } else { 4.0 };
-                *out = factor * f32::from(scales[i / SUB]) * q;
+                let low = &block[CODES + group / 8 * 32 + group % 2 * SUB..][..SUB];
+                let third = &block[group % 2 * SUB..][..SUB];
+                let (low_shift, third_shift) = (group / 2 % 4 * 2, group / 2);
+                for ((out, &low), &third) in out.iter_mut().zip(low).zip(third) {
+                    let q = (low >> low_shift & 3) | (third >> third_shift & 1) << 2;
+                    *out = scale * (f32::from(q) - 4.0);
+                }
             }
         }
     }

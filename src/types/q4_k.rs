@@ -34,12 +34,15 @@ impl TensorType for Q4K {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
             let (scales, mins) = scales_and_mins(&block[4..CODES]);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(scales[group]);
+                let min = min_factor * f32::from(mins[group]);
                 // 32 bytes hold two groups: the low halves are the first, the high the second.
-                let (pair, shift, lane) = (i / 64, i / 32 % 2 * 4, i % 32);
-                let q = block[CODES + pair * 32 + lane] >> shift & 0xf;
-                let scale = factor * f32::from(scales[i / GROUP]);
-                *out = scale * f32::from(q) - min_factor * f32::from(mins[i / GROUP]);
+                let codes = &block[CODES + group / 2 * 32..][..GROUP];
+                let shift = group % 2 * 4;
+                for (out, &q) in out.iter_mut().zip(codes) {
+                    *out = scale * f32::from(q >> shift & 0xf) - min;
+                }
             }
         }
     }

@@ -36,15 +36,17 @@ impl TensorType for Q5K {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
             let (scales, mins) = scales_and_mins(&block[4..HIGH]);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(scales[group]);
+                let min = min_factor * f32::from(mins[group]);
                 // 32 bytes hold two groups: the low halves are the first, the high the second.
                 // The fifth bits are in one run of 32 bytes, the lowest for the first group.
-                let (pair, shift, lane) = (i / 64, i / 32 % 2 * 4, i % 32);
-                let low = block[CODES + pair * 32 + lane] >> shift & 0xf;
-                let fifth = block[HIGH + lane] >> (i / 32) & 1;
-                let scale = factor * f32::from(scales[i / GROUP]);
-                let min = min_factor * f32::from(mins[i / GROUP]);
-                *out = scale * f32::from(low | fifth << 4) - min;
+                let codes = &block[CODES + group / 2 * 32..][..GROUP];
+                let shift = group % 2 * 4;
+                for ((out, &low), &fifth) in out.iter_mut().zip(codes).zip(&block[HIGH..CODES]) {
+                    let q = (low >> shift & 0xf) | (fifth >> group & 1) << 4;
+                    *out = scale * f32::from(q) - min;
+                }
             }
         }
     }

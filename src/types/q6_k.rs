@@ -34,14 +34,17 @@ impl TensorType for Q6K {
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let factor = half_at(block, FACTOR);
-            for (i, out) in out.iter_mut().enumerate() {
+            for (group, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                let scale = factor * f32::from(block[SCALES + group] as i8);
                 // 64 bytes hold the low bits of 128 values, the low halves those of the first 64;
                 // 32 bytes hold their high bits, the lowest those of the first 32.
-                let half = i / 128;
-                let low = block[half * 64 + i % 64] >> (i / 64 % 2 * 4) & 0xf;
-                let high = block[HIGH + half * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
-                let scale = factor * f32::from(block[SCALES + i / SUB] as i8);
-                *out = scale * (f32::from(low | high << 4) - 32.0);
+                let low = &block[group / 8 * 64 + group % 4 * SUB..][..SUB];
+                let high = &block[HIGH + group / 8 * 32 + group % 2 * SUB..][..SUB];
+                let (low_shift, high_shift) = (group / 4 % 2 * 4, group / 2 % 4 * 2);
+                for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+                    let q = (low >> low_shift & 0xf) | (high >> high_shift & 3) << 4;
+                    *out = scale * (f32::from(q) - 32.0);
+                }
             }
         }
     }

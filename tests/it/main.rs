@@ -1,9 +1,12 @@
 //! The integration tests: one binary, one module per subject.
 
-mod formats;
+mod bad_models;
+mod cli;
 mod download;
+mod formats;
 mod gguf;
 mod hostile;
+mod models;
 mod planes;
 mod scratch;
 mod transform;

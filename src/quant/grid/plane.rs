@@ -117,7 +117,8 @@ fn settle(mut points: Vec<[i8; 2]>, unit: f64) -> Vec<[i8; 2]> {
                 };
                 near.iter().map(error).sum()
             };
-            let moves = (0..9).map(|i| [here[0].saturating_add(i % 3 - 1), here[1].saturating_add(i / 3 - 1)]);
+            let moves = (0..9)
+                .map(|i| [here[0].saturating_add(i % 3 - 1), here[1].saturating_add(i / 3 - 1)]);
             let moves = moves.filter(|to| to.iter().all(|&x| x != i8::MIN));
             let best = moves.map(|to| (total(to), to)).min_by(|a, b| a.0.total_cmp(&b.0));
             let (least, to) = best.unwrap_or((f64::INFINITY, here));
@@ -148,7 +149,8 @@ fn integrate(points: &[Point], step: f64) -> Vec<Cell> {
     each_tile(points, step, 1, |tile, near| {
         tile.each_place(|at, weight| {
             let found = near.iter().map(|&(index, point)| (distance(at, point), index));
-            let (error, index) = found.fold((f64::INFINITY, 0), |a, b| if b.0 < a.0 { b } else { a });
+            let (error, index) =
+                found.fold((f64::INFINITY, 0), |a, b| if b.0 < a.0 { b } else { a });
             let cell = &mut cells[index];
             cell.mass += weight;
             cell.error += weight * error;
@@ -213,7 +215,8 @@ fn each_tile(
 ) {
     let half = (RADIUS / step).ceil() as i32;
     let axis: Vec<f64> = (-half..half).map(|i| (f64::from(i) + 0.5) * step).collect();
-    let span = |run: &[f64]| (0.5 * (run[0] + run[run.len() - 1]), 0.5 * (run[run.len() - 1] - run[0]));
+    let span =
+        |run: &[f64]| (0.5 * (run[0] + run[run.len() - 1]), 0.5 * (run[run.len() - 1] - run[0]));
     let mut far = vec![0.0; points.len()];
     for x in axis.chunks(TILE) {
         for y in axis.chunks(TILE) {

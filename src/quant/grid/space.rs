@@ -95,7 +95,8 @@ fn sums(points: &[Point], vectors: &[Point]) -> (Vec<([f64; 4], f64)>, f64) {
                 *distance += (x - q) * (x - q);
             }
         }
-        let least = distances.iter().fold(f32::INFINITY, |least, &d| if d < least { d } else { least });
+        let least =
+            distances.iter().fold(f32::INFINITY, |least, &d| if d < least { d } else { least });
         let index = distances.iter().position(|&d| d == least).expect("there are points");
         error += f64::from(least);
         (0..4).for_each(|i| cells[index].0[i] += f64::from(vector[i]));

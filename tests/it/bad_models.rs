@@ -1,0 +1,199 @@
+//! Models that must be refused, each with its message: a golden file with one thing wrong.
+
+use gridmill::file::Value;
+use gridmill::run::{Device, Options, Session};
+
+use crate::models::{Part, Parts, open};
+use crate::scratch::Scratch;
+
+/// What is wrong, and the message after the file's path.
+type Case = (fn(&mut Parts), &'static str);
+
+/// The file is `llama`: 2 layers, width 64, 4 query heads and 2 key heads of 16 values.
+fn check(cases: &[Case]) {
+    for (edit, expected) in cases {
+        let mut parts = Parts::of("llama");
+        edit(&mut parts);
+        let folder = Scratch::new();
+        let path = parts.write(&folder);
+        let options = Options { device: Device::Reference, ..Options::default() };
+        let found = match Session::open(&open(&path), &options) {
+            Ok(_) => panic!("accepted, expected the error{expected}"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(found, format!("{}{expected}", path.display()));
+    }
+}
+
+fn number(parts: &mut Parts, key: &str, value: u64) {
+    parts.set(&format!("llama.{key}"), Value::U64(value));
+}
+
+#[test]
+fn architectures() {
+    check(&[
+        (
+            |parts| parts.set("general.architecture", Value::String("mamba".to_string())),
+            ": unknown architecture `mamba`, expected gemma3, llama, qwen2, qwen3",
+        ),
+        (
+            |parts| parts.set("general.architecture", Value::U32(3)),
+            ": metadata key `general.architecture`: expected a string, found U32(3)",
+        ),
+        (
+            |parts| drop(parts.metadata.remove("general.architecture")),
+            ": metadata key `general.architecture` is missing",
+        ),
+    ]);
+}
+
+#[test]
+fn tensors() {
+    check(&[
+        (|parts| parts.remove("token_embd.weight"), ": tensor `token_embd.weight` is missing"),
+        (|parts| parts.remove("output_norm.weight"), ": tensor `output_norm.weight` is missing"),
+        (|parts| parts.remove("blk.1.ffn_up.weight"), ": tensor `blk.1.ffn_up.weight` is missing"),
+        (
+            |parts| parts.tensor("blk.0.attn_k.weight").shape = vec![32, 64],
+            ": tensor `blk.0.attn_k.weight`: expected shape [32, 64], found [64, 32] \
+             (outputs first)",
+        ),
+        (
+            |parts| parts.tensor("blk.1.ffn_norm.weight").shape = vec![32, 2],
+            ": tensor `blk.1.ffn_norm.weight`: expected shape [64], found [2, 32] \
+             (outputs first)",
+        ),
+        (
+            |parts| surplus(parts, "blk.2.attn_norm.weight"),
+            ": tensor `blk.2.attn_norm.weight` is not part of architecture `llama`",
+        ),
+        (
+            |parts| surplus(parts, "blk.0.attn_q_norm.weight"),
+            ": tensor `blk.0.attn_q_norm.weight` is not part of architecture `llama`",
+        ),
+    ]);
+}
+
+fn surplus(parts: &mut Parts, name: &str) {
+    let Part { shape, kind, bytes, .. } = parts.tensor("blk.0.attn_norm.weight");
+    let part =
+        Part { name: name.to_string(), shape: shape.clone(), kind: *kind, bytes: bytes.clone() };
+    parts.tensors.push(part);
+}
+
+#[test]
+fn head_counts() {
+    check(&[
+        (
+            |parts| number(parts, "attention.head_count", 0),
+            ": llama.attention.head_count: expected 1 to 1048576, found 0",
+        ),
+        (
+            |parts| number(parts, "attention.head_count", 1 << 60),
+            ": llama.attention.head_count: expected 1 to 1048576, found 1152921504606846976",
+        ),
+        (
+            |parts| number(parts, "attention.head_count_kv", 0),
+            ": llama.attention.head_count_kv: expected 1 to 1048576, found 0",
+        ),
+        (
+            |parts| number(parts, "attention.head_count_kv", 3),
+            ": attention: 4 query heads cannot share 3 key heads evenly",
+        ),
+        (
+            |parts| number(parts, "attention.head_count_kv", 8),
+            ": attention: 4 query heads cannot share 8 key heads evenly",
+        ),
+        // Heads of 64 / 6 = 10 values, of which the file wants 16 rotated.
+        (
+            |parts| number(parts, "attention.head_count", 6),
+            ": rope.dimension_count: expected an even number up to 10, found 16",
+        ),
+        (
+            |parts| number(parts, "attention.head_count", 128),
+            ": rope.dimension_count: expected an even number up to 0, found 16",
+        ),
+        (
+            |parts| parts.metadata.set("llama.attention.value_length", Value::U32(32)),
+            ": attention: expected keys and values of one length, found 16, 32",
+        ),
+        (
+            |parts| drop(parts.metadata.remove("llama.attention.head_count")),
+            ": llama.attention.head_count is missing",
+        ),
+    ]);
+}
+
+#[test]
+fn widths_and_layers() {
+    check(&[
+        (
+            |parts| number(parts, "block_count", 0),
+            ": llama.block_count: expected 1 to 4096, found 0",
+        ),
+        (
+            |parts| number(parts, "block_count", 4097),
+            ": llama.block_count: expected 1 to 4096, found 4097",
+        ),
+        (|parts| number(parts, "block_count", 3), ": tensor `blk.2.attn_norm.weight` is missing"),
+        (
+            |parts| number(parts, "embedding_length", 1 << 21),
+            ": llama.embedding_length: expected 1 to 1048576, found 2097152",
+        ),
+        (
+            |parts| number(parts, "embedding_length", 128),
+            ": tensor `token_embd.weight`: expected shape [128, 128], found [128, 64] \
+             (outputs first)",
+        ),
+        (
+            |parts| number(parts, "feed_forward_length", 64),
+            ": tensor `blk.0.ffn_gate.weight`: expected shape [64, 64], found [96, 64] \
+             (outputs first)",
+        ),
+        (
+            |parts| number(parts, "context_length", 0),
+            ": llama.context_length: expected 1 to 2147483648, found 0",
+        ),
+        (
+            |parts| drop(parts.metadata.remove("llama.embedding_length")),
+            ": llama.embedding_length is missing",
+        ),
+    ]);
+}
+
+#[test]
+fn rope_and_norms() {
+    check(&[
+        (
+            |parts| number(parts, "rope.dimension_count", 15),
+            ": rope.dimension_count: expected an even number up to 16, found 15",
+        ),
+        (
+            |parts| number(parts, "rope.dimension_count", 18),
+            ": rope.dimension_count: expected an even number up to 16, found 18",
+        ),
+        (
+            |parts| {
+                let kind = Value::String("yarn".to_string());
+                parts.metadata.set("llama.rope.scaling.type", kind);
+            },
+            ": llama.rope.scaling.type: `yarn` is not supported, expected `none` or `linear`",
+        ),
+        (
+            |parts| parts.set("llama.rope.freq_base", Value::F32(f32::INFINITY)),
+            ": llama.rope.freq_base: expected a number of at least 0, found inf",
+        ),
+        (
+            |parts| parts.set("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN)),
+            ": llama.attention.layer_norm_rms_epsilon: expected a number of at least 0, found NaN",
+        ),
+        (
+            |parts| parts.set("llama.attention.layer_norm_rms_epsilon", Value::F32(-1.0)),
+            ": llama.attention.layer_norm_rms_epsilon: expected a number of at least 0, found -1",
+        ),
+        (
+            |parts| drop(parts.metadata.remove("llama.attention.layer_norm_rms_epsilon")),
+            ": llama.attention.layer_norm_rms_epsilon is missing",
+        ),
+    ]);
+}
