@@ -96,7 +96,7 @@ impl Source {
     /// # Errors
     /// If it is missing or no string.
     pub fn architecture(&self) -> Result<&str> {
-        self.metadata().require_str("general.architecture").at(self.path.display())
+        self.metadata().require_str("general.architecture")
     }
 
     /// Every tensor as it lies in the files, planes one by one.
@@ -130,11 +130,11 @@ impl Source {
             return Ok(Some(self.weights[index].clone()));
         }
         let Some(raw) = self.raw_tensor(name) else { return Ok(None) };
-        let (place, info) = (self.path.display(), raw.info);
+        let info = raw.info;
         if info.shape.contains(&0) {
-            bail!("{place}: tensor `{name}` has shape {:?}, which holds no values", info.shape);
+            bail!("tensor `{name}` has shape {:?}, which holds no values", info.shape);
         }
-        bail!("{place}: tensor `{name}` has type {}, which is not supported", info.kind.name)
+        bail!("tensor `{name}` has type {}, which is not supported", info.kind.name)
     }
 
     /// Every weight, planes put together, in file order.

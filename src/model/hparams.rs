@@ -55,11 +55,18 @@ impl Hparams {
         let width = |key: &str| keys.required(key, limits::WIDTH_MAX);
         let embed = width("embedding_length")?;
         let heads = width("attention.head_count")?;
-        let head_default = embed / heads;
+        let key_len = keys.optional("attention.key_length", limits::WIDTH_MAX)?;
+        if key_len.is_none() && embed % heads != 0 {
+            bail!(
+                "{}.attention.head_count: {heads} heads do not divide a width of {embed}",
+                arch.name
+            );
+        }
+        let head_default = (embed / heads).max(1);
         let width_or = |key: &str, default| {
             keys.optional(key, limits::WIDTH_MAX).map(|v| v.unwrap_or(default))
         };
-        let head_len = width_or("attention.key_length", head_default)?;
+        let head_len = key_len.unwrap_or(head_default);
         let value_len = width_or("attention.value_length", head_len)?;
         if value_len != head_len {
             bail!(
@@ -69,7 +76,10 @@ impl Hparams {
         let layers = keys.required("block_count", limits::LAYERS_MAX)?;
         let kv_heads = width_or("attention.head_count_kv", heads)?;
         if heads % kv_heads != 0 {
-            bail!("attention: {heads} query heads cannot share {kv_heads} key heads evenly");
+            bail!(
+                "{}.attention.head_count_kv: {heads} query heads cannot share {kv_heads} key heads evenly",
+                arch.name
+            );
         }
         let rope_len = width_or("rope.dimension_count", head_len)?;
         if rope_len > head_len || rope_len % 2 != 0 {
@@ -178,6 +188,9 @@ impl Keys<'_> {
         match value {
             Some(found) if !found.is_finite() || found < 0.0 => {
                 bail!("{key}: expected a number of at least 0, found {found}")
+            }
+            Some(found) if found == 0.0 && key.contains("freq_base") => {
+                bail!("{key}: expected a number above 0, found {found}")
             }
             value => Ok(value),
         }

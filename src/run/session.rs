@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Capacity, KvFormat};
 use crate::bail;
@@ -195,6 +196,6 @@ pub fn backend(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result
     }
     Ok(match options.device {
         Device::Reference => Box::new(Reference::new(plan, capacity)),
-        Device::Cpu => Box::new(Reference::new(plan, capacity)),
+        Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
     })
 }

@@ -1,13 +1,13 @@
 //! Byte-level BPE: cut a text into pieces, then merge neighbours in the order of the merges.
 //!
-//! The merge loop is ours and not a crate's, since llama.cpp's choices show in the tokens: which
-//! outdated candidates still count ([`super::merge`]), and that no merge reaches across a byte
+//! The merge loop is shared with SentencePiece; as in llama.cpp, no merge reaches across a byte
 //! without a token.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::bytes;
+use super::hash::KeyedHash;
 use super::index::TokenIndex;
 use super::merge::{Merger, NO_TOKEN, Symbol};
 use super::pre::PreTokenizer;
@@ -18,7 +18,7 @@ use crate::error::Result;
 pub(super) struct Bpe {
     pre: PreTokenizer,
     /// The rank of a pair of tokens, the least merged first, and the token that they make.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: HashMap<u64, (u32, u32), KeyedHash>,
     /// The token of each byte: of its character in the byte alphabet, or `<0x41>` where the
     /// vocabulary is in UTF-8.
     byte_tokens: Vec<Option<u32>>,
@@ -36,7 +36,7 @@ impl Bpe {
         if merges.is_empty() {
             bail!("`tokenizer.ggml.merges` is missing or empty, which a BPE tokenizer needs");
         }
-        let mut table = HashMap::with_capacity(merges.len());
+        let mut table = HashMap::with_capacity_and_hasher(merges.len(), KeyedHash::new());
         let mut skipped_merges = 0;
         let mut whole = String::new();
         for (rank, merge) in (0..).zip(merges) {
@@ -50,7 +50,7 @@ impl Bpe {
             whole.extend([left, right]);
             match (index.get(left), index.get(right), index.get(&whole)) {
                 (Some(left), Some(right), Some(whole)) => {
-                    table.entry((left, right)).or_insert((rank, whole));
+                    table.entry(pair_key(left, right)).or_insert((rank, whole));
                 }
                 _ => skipped_merges += 1,
             }
@@ -132,7 +132,11 @@ impl Bpe {
     }
 
     fn pair(&self, left: &Symbol, right: &Symbol) -> Option<(Reverse<u32>, u32)> {
-        let &(rank, id) = self.merges.get(&(left.id, right.id))?;
+        let &(rank, id) = self.merges.get(&pair_key(left.id, right.id))?;
         Some((Reverse(rank), id))
     }
+}
+
+fn pair_key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
 }

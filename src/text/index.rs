@@ -1,6 +1,6 @@
 //! From a token's text to its id.
 
-use std::hash::{BuildHasher, RandomState};
+use super::hash::KeyedHash;
 
 /// The texts of a vocabulary, ready to be looked up.
 pub(super) struct TokenIndex {
@@ -8,7 +8,7 @@ pub(super) struct TokenIndex {
     /// A hash table with open addressing, at most half full: `EMPTY` or an id. A map would hold
     /// every text a second time.
     slots: Vec<u32>,
-    hasher: RandomState,
+    hash: KeyedHash,
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -17,7 +17,7 @@ impl TokenIndex {
     /// Of two tokens with one text, the last one is found.
     pub(super) fn new(tokens: Vec<String>) -> TokenIndex {
         let len = (tokens.len() * 2).next_power_of_two();
-        let mut index = TokenIndex { tokens, slots: vec![EMPTY; len], hasher: RandomState::new() };
+        let mut index = TokenIndex { tokens, slots: vec![EMPTY; len], hash: KeyedHash::new() };
         for (id, token) in (0..).zip(&index.tokens) {
             let slot = index.slot(token);
             index.slots[slot] = id;
@@ -44,7 +44,7 @@ impl TokenIndex {
     /// The slot that holds the text, or else the empty one where it belongs.
     fn slot(&self, text: &str) -> usize {
         let mask = self.slots.len() - 1;
-        let mut slot = self.hasher.hash_one(text) as usize & mask;
+        let mut slot = self.hash.of(text.as_bytes()) as usize & mask;
         while self.slots[slot] != EMPTY && self.tokens[self.slots[slot] as usize] != text {
             slot = (slot + 1) & mask;
         }

@@ -2,9 +2,7 @@
 //!
 //! The simple idea: as long as some two neighbours can be merged, merge the best pair, of equal
 //! ones the leftmost. Looking for it anew each time takes quadratic time, so a heap keeps the
-//! candidates. One whose parts have changed since is dropped when it comes up, unless its parts
-//! cover the same text as before: then llama.cpp merges them though this split of the text may be
-//! none of the vocabulary's merges, and models are used with the tokens that come of it.
+//! candidates, and one whose parts have changed since is dropped when it comes up.
 
 use std::collections::BinaryHeap;
 

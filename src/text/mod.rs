@@ -12,6 +12,7 @@ pub mod vocab;
 
 mod bpe;
 mod bytes;
+mod hash;
 mod index;
 mod merge;
 mod pre;

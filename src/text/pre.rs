@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// A pre-tokenizer and what llama.cpp ties to its name.
 pub(super) struct PreTokenizer {
-    passes: Vec<(Regex, bool)>,
+    passes: Vec<(Regex, Spaces)>,
     /// A piece that is a token as a whole is that token, whatever the merges say.
     pub(super) ignore_merges: bool,
     /// Whether begin-of-text is put in front when the file does not say.
@@ -33,6 +33,16 @@ enum Pass {
     Find(&'static str),
     /// The same, and a match of several spaces leaves the last one to what follows.
     Words(&'static str),
+    /// The same, but spaces that end a line are left together.
+    Lines(&'static str),
+}
+
+/// What becomes of a match of several spaces before a word.
+#[derive(Clone, Copy)]
+enum Spaces {
+    Matched,
+    LeaveLast,
+    LeaveLastInLine,
 }
 
 struct Rule {
@@ -141,7 +151,8 @@ const DEEPSEEK3: &str = concat!(
 /// Chinese characters as DeepSeek's first models bound them, and Hangul.
 const DEEPSEEK_HAN: &str = "[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
 /// Letters that have case, in the Unicode of DeepSeek's first models.
-const DEEPSEEK_CASED: &str = "\\s?[A-Za-z\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}\
+const DEEPSEEK_CASED: &str = "\\s?[A-Za-z\
+     \u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}\
      \u{295}-\u{2af}\u{370}-\u{373}\u{376}\u{377}\u{37b}-\u{37d}\u{37f}\u{386}\
      \u{388}-\u{38a}\u{38c}\u{38e}-\u{3a1}\u{3a3}-\u{3f5}\u{3f7}-\u{481}\u{48a}-\u{52f}\
      \u{531}-\u{556}\u{10a0}-\u{10c5}\u{13a0}-\u{13f5}\u{13f8}-\u{13fd}\u{1c90}-\u{1cba}\
@@ -160,7 +171,7 @@ const DEEPSEEK_CASED: &str = "\\s?[A-Za-z\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-
 const NO_PUNCTUATION: &str =
     " ?[^(\\s|.,!?\u{2026}\u{3002}\u{ff0c}\u{3001}\u{964}\u{6d4}\u{60c})]+";
 
-use Pass::{Find, Words};
+use Pass::{Find, Lines, Words};
 
 const RULES: &[Rule] = &[
     Rule {
@@ -214,18 +225,18 @@ const RULES: &[Rule] = &[
             "lfm2",
             "jina-v5-nano",
         ],
-        passes: &[Words(LLAMA3)],
+        passes: &[Lines(LLAMA3)],
         flags: WHOLE_BOS,
     },
-    Rule { names: &["dbrx", "smaug-bpe"], passes: &[Words(LLAMA3)], flags: PLAIN },
+    Rule { names: &["dbrx", "smaug-bpe"], passes: &[Lines(LLAMA3)], flags: PLAIN },
     Rule {
         names: &["chatglm-bpe"],
-        passes: &[Words(LLAMA3)],
+        passes: &[Lines(LLAMA3)],
         flags: Flags { default_bos: false, ..PLAIN },
     },
     Rule {
         names: &["glm4", "glm5"],
-        passes: &[Words(LLAMA3)],
+        passes: &[Lines(LLAMA3)],
         flags: Flags { default_bos: false, ..WHOLE },
     },
     Rule {
@@ -240,33 +251,33 @@ const RULES: &[Rule] = &[
             "solar-open",
             "grok-2",
         ],
-        passes: &[Words(QWEN2)],
+        passes: &[Lines(QWEN2)],
         flags: PLAIN,
     },
-    Rule { names: &["qwen35"], passes: &[Words(QWEN35)], flags: PLAIN },
-    Rule { names: &["minicpm5"], passes: &[Find(r"\p{N}{1,3}"), Words(MINICPM5)], flags: WHOLE },
-    Rule { names: &["laguna"], passes: &[Find(r"\n+"), Words(QWEN2)], flags: PLAIN },
-    Rule { names: &["ufakzeka"], passes: &[Words(UFAKZEKA)], flags: PLAIN },
-    Rule { names: &["seed-coder"], passes: &[Words(SEED_CODER)], flags: PLAIN },
+    Rule { names: &["qwen35"], passes: &[Lines(QWEN35)], flags: PLAIN },
+    Rule { names: &["minicpm5"], passes: &[Find(r"\p{N}{1,3}"), Lines(MINICPM5)], flags: WHOLE },
+    Rule { names: &["laguna"], passes: &[Find(r"\n+"), Lines(QWEN2)], flags: PLAIN },
+    Rule { names: &["ufakzeka"], passes: &[Lines(UFAKZEKA)], flags: PLAIN },
+    Rule { names: &["seed-coder"], passes: &[Lines(SEED_CODER)], flags: PLAIN },
     Rule {
         names: &["bailingmoe", "bailingmoe2", "llada-moe"],
-        passes: &[Words(BAILING)],
+        passes: &[Lines(BAILING)],
         flags: PLAIN,
     },
-    Rule { names: &["exaone-moe"], passes: &[Words(EXAONE_MOE)], flags: PLAIN },
-    Rule { names: &["tekken"], passes: &[Words(TEKKEN)], flags: WHOLE_BOS },
+    Rule { names: &["exaone-moe"], passes: &[Lines(EXAONE_MOE)], flags: PLAIN },
+    Rule { names: &["tekken"], passes: &[Lines(TEKKEN)], flags: WHOLE_BOS },
     Rule {
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        passes: &[Words(GPT4O)],
+        passes: &[Lines(GPT4O)],
         flags: PLAIN,
     },
-    Rule { names: &["youtu"], passes: &[Find(YOUTU_SCRIPTS), Words(YOUTU)], flags: WHOLE },
+    Rule { names: &["youtu"], passes: &[Find(YOUTU_SCRIPTS), Lines(YOUTU)], flags: WHOLE },
     Rule {
         names: &["deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"],
         passes: &[
             Find(r"\p{N}{1,3}"),
             Find("[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+"),
-            Words(DEEPSEEK3),
+            Lines(DEEPSEEK3),
         ],
         flags: PLAIN,
     },
@@ -329,12 +340,13 @@ impl PreTokenizer {
             bail!("`tokenizer.ggml.pre` is `{name}`, which is no known pre-tokenizer");
         };
         let compile = |pass: &Pass| {
-            let (pattern, words) = match pass {
-                Find(pattern) => (pattern, false),
-                Words(pattern) => (pattern, true),
+            let (pattern, spaces) = match pass {
+                Find(pattern) => (pattern, Spaces::Matched),
+                Words(pattern) => (pattern, Spaces::LeaveLast),
+                Lines(pattern) => (pattern, Spaces::LeaveLastInLine),
             };
             let regex = Regex::new(pattern).map_err(|error| Error::new(error.to_string()))?;
-            Ok((regex, words))
+            Ok((regex, spaces))
         };
         Ok(PreTokenizer {
             passes: rule.passes.iter().map(compile).collect::<Result<_>>()?,
@@ -356,8 +368,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     RULES.iter().flat_map(|rule| rule.names.iter().copied())
 }
 
-fn split_passes<'t>(passes: &[(Regex, bool)], text: &'t str, piece: &mut dyn FnMut(&'t str)) {
-    let Some(((regex, words), rest)) = passes.split_first() else {
+fn split_passes<'t>(passes: &[(Regex, Spaces)], text: &'t str, piece: &mut dyn FnMut(&'t str)) {
+    let Some(((regex, spaces), rest)) = passes.split_first() else {
         if !text.is_empty() {
             piece(text);
         }
@@ -367,7 +379,7 @@ fn split_passes<'t>(passes: &[(Regex, bool)], text: &'t str, piece: &mut dyn FnM
     while let Some(found) = regex.find_at(text, done) {
         // No pattern matches the empty text; if one ever did, this loop would not end.
         assert!(!found.is_empty(), "pre-tokenizer patterns match at least one character");
-        let end = if *words { leave_last_space(text, found.range()) } else { found.end() };
+        let end = spaces.end(text, found.range());
         if found.start() > done {
             split_passes(rest, &text[done..found.start()], piece);
         }
@@ -379,13 +391,19 @@ fn split_passes<'t>(passes: &[(Regex, bool)], text: &'t str, piece: &mut dyn FnM
     }
 }
 
-/// The end of a match, without its last character if the match is several spaces before a word.
-fn leave_last_space(text: &str, found: std::ops::Range<usize>) -> usize {
-    let matched = &text[found.clone()];
-    let Some(last) = matched.chars().next_back() else { return found.end };
-    let is_run = found.end < text.len()
-        && matched.len() > last.len_utf8()
-        && !matches!(last, '\r' | '\n')
-        && matched.chars().all(char::is_whitespace);
-    if is_run { found.end - last.len_utf8() } else { found.end }
+impl Spaces {
+    /// The end of a match, without its last character if that is left to a word.
+    fn end(self, text: &str, found: std::ops::Range<usize>) -> usize {
+        let matched = &text[found.clone()];
+        let Some(last) = matched.chars().next_back() else { return found.end };
+        let may_leave = match self {
+            Spaces::Matched => false,
+            Spaces::LeaveLast => true,
+            Spaces::LeaveLastInLine => !matches!(last, '\r' | '\n'),
+        };
+        let is_run = found.end < text.len()
+            && matched.len() > last.len_utf8()
+            && matched.chars().all(char::is_whitespace);
+        if may_leave && is_run { found.end - last.len_utf8() } else { found.end }
+    }
 }

@@ -121,7 +121,7 @@ pub(super) fn classify(
     let has = |texts: &[&str]| texts.iter().all(|text| index.get(text).is_some());
     // Where the model has its own tokens for the end of an answer, `<|end|>` only ends a part.
     let has_call = has(&["<|call|>"]) || has(&["<|calls|>"]);
-    if has_call && has(&["<|flush|>"]) || has_call && has(&["<|return|>"]) {
+    if has_call && (has(&["<|flush|>"]) || has(&["<|return|>"])) {
         ordinary("<|end|>", TokenKind::UserDefined);
     }
     // Here `</s>` is the HTML tag that strikes through.

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::block::{decode_blocks, encode_blocks};
-use super::{Block, Kernel, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 2;
@@ -25,6 +25,10 @@ impl TensorType for Bf16 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Bf16
     }
 
     fn can_encode(&self) -> bool {

@@ -4,7 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::block::{code_blocks, encode_blocks};
-use super::{Block, Kernel, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 2;
@@ -29,6 +29,10 @@ impl TensorType for F16 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::F16
     }
 
     fn can_encode(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `F32`: single-precision numbers, as they are. Page: `formats/f32.md`.
 
 use super::block::{decode_blocks, encode_blocks};
-use super::{Block, Kernel, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 4;
@@ -23,6 +23,10 @@ impl TensorType for F32 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::F32
     }
 
     fn can_encode(&self) -> bool {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use half::f16;
 
 use super::higgs_fit::{Search, fit};
-use super::{Block, Int8Row, Kernel, PRIVATE_IDS, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, TensorType};
 
 /// Codes of a block, except where a code is a whole byte.
 const RUN: usize = 32;
@@ -215,6 +215,10 @@ impl TensorType for Higgs {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: 0, mins: false }
+    }
+
+    fn layout(&self) -> Layout {
+        if (self.p, self.bits) == (2, 8) { Layout::Pairs } else { Layout::Opaque }
     }
 
     fn table(&self) -> Option<&'static [i8]> {

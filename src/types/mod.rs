@@ -5,9 +5,9 @@
 //! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
 //! the integer kernels multiply.
 
-pub mod dot;
 mod bf16;
 mod block;
+pub mod dot;
 mod f16;
 mod f32;
 mod higgs;

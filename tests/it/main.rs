@@ -2,6 +2,7 @@
 
 mod bad_models;
 mod cli;
+mod cpu;
 mod download;
 mod formats;
 mod gguf;
@@ -12,5 +13,6 @@ mod planes;
 mod scratch;
 mod source;
 mod tidy;
+mod text;
 mod transform;
 mod types;

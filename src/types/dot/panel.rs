@@ -264,7 +264,7 @@ impl WithSimd for Multiply<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with<S: Simd>(self, _: S) {
+    fn with<S: Simd>(self, s: S) {
         let Filled { int8, mins, .. } = self.panel.filled;
         match (S::LANES == 16, int8) {
             (true, true) if mins => store(s, &self, &int8_tile::<S, 6, true>(s, &self)),

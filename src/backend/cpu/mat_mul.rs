@@ -1,0 +1,183 @@
+//! Matrices times the rows of a batch.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::cells::Cells;
+use super::{State, Worker};
+use crate::backend::Capacity;
+use crate::plan::{Extent, Format, Op, Part, Plan, Slot};
+use crate::simd::Level;
+use crate::types::dot::{
+    self, COLUMNS_MAX, Columns, Lookup, Output, Packing, Panel, ROWS_MAX, Scratch,
+};
+
+/// Pieces of work per worker that even out what the machine does to the workers.
+const PIECES: usize = 8;
+
+/// What the matrices need beside the plan.
+pub(super) struct MatMul {
+    /// By weight; empty for what is no matrix.
+    lookups: Vec<Lookup>,
+    /// The columns of a batch in tiles, for all workers.
+    packed: Cells<u32>,
+    /// By worker.
+    locals: Vec<Mutex<Local>>,
+}
+
+struct Local {
+    scratch: Scratch,
+    panel: Panel,
+}
+
+impl MatMul {
+    pub(super) fn new(plan: &Plan, capacity: Capacity, threads: usize, level: Level) -> MatMul {
+        let mut lookups = vec![Lookup::default(); plan.weights.len()];
+        let (mut packed, mut cols, mut panel) = (0, 0, [0, 0]);
+        for op in &plan.ops {
+            let Op::MatMul { input, parts } = op else { continue };
+            let slot = &plan.slots[input.0];
+            for part in parts {
+                lookups[part.weight.0] = Lookup::new(&plan.weights[part.weight.0], level);
+            }
+            cols = slot.width.max(cols);
+            let rows = match slot.extent {
+                Extent::Tokens => capacity.rows,
+                Extent::LogitRows => capacity.logit_rows,
+            };
+            if rows > COLUMNS_MAX {
+                let int8 = matches!(slot.format, Format::Int8 { .. });
+                let packing = Packing::new(level, slot.width, int8);
+                packed = packed.max(packing.tiles(rows) * packing.words);
+                panel[usize::from(int8)] = panel[usize::from(int8)].max(slot.width);
+            }
+        }
+        let [floats, ints] = panel;
+        let local =
+            || Local { scratch: Scratch::new(cols), panel: Panel::new(level, floats, ints) };
+        let locals = (0..threads).map(|_| Mutex::new(local())).collect();
+        MatMul { lookups, packed: Cells::new(packed), locals }
+    }
+
+    fn local(&self, worker: &Worker) -> MutexGuard<'_, Local> {
+        // What a panic left behind is overwritten before it is read.
+        self.locals[worker.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// # Safety
+    /// As [`State::op`].
+    pub(super) unsafe fn mat_mul(&self, worker: &Worker, input: Slot, parts: &[Part]) {
+        // SAFETY: the input is not written by this op.
+        let columns = unsafe { self.columns(input) };
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match columns.count() {
+                0 => {}
+                1..=COLUMNS_MAX => self.few_columns(worker, &columns, parts),
+                _ => self.many_columns(worker, &columns, parts),
+            }
+        }
+    }
+
+    fn rows_of(&self, part: &Part) -> usize {
+        self.plan.weights[part.weight.0].rows
+    }
+
+    /// The part and the piece of it that piece number `piece` of all parts is, `step` rows each.
+    fn find<'a>(&self, parts: &'a [Part], mut piece: usize, step: usize) -> (&'a Part, usize) {
+        for part in parts {
+            let pieces = self.rows_of(part).div_ceil(step);
+            if piece < pieces {
+                return (part, piece);
+            }
+            piece -= pieces;
+        }
+        unreachable!("pieces are counted over the same parts")
+    }
+
+    /// # Safety
+    /// As [`State::op`].
+    unsafe fn few_columns(&self, worker: &Worker, columns: &Columns, parts: &[Part]) {
+        let all: usize = parts.iter().map(|part| self.rows_of(part)).sum();
+        let step = (all / (PIECES * worker.count())).next_multiple_of(8).clamp(8, ROWS_MAX);
+        let pieces = parts.iter().map(|part| self.rows_of(part).div_ceil(step)).sum();
+        let mut local = self.mat_mul.local(worker);
+        let mut products = [0.0; COLUMNS_MAX * ROWS_MAX];
+        for piece in worker.pieces(pieces) {
+            let (part, piece) = self.find(parts, piece, step);
+            let weight = &self.plan.weights[part.weight.0];
+            let lookup = &self.mat_mul.lookups[part.weight.0];
+            let first = piece * step;
+            let count = step.min(weight.rows - first);
+            let products = &mut products[..columns.count() * count];
+            let scratch = &mut local.scratch;
+            dot::mat_vec(self.level, weight, lookup, first, count, columns, scratch, products);
+            for (c, products) in products.chunks_exact_mut(count).enumerate() {
+                if let Some(bias) = part.bias {
+                    let bias = &self.vector(bias)[first..first + count];
+                    products.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+                }
+                let at = c * weight.rows + first;
+                // SAFETY: these rows are this worker's.
+                let out = unsafe { self.floats(part.out).get_mut(at..at + count) };
+                if part.add {
+                    out.iter_mut().zip(&*products).for_each(|(out, x)| *out += x);
+                } else {
+                    out.copy_from_slice(products);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`State::op`].
+    unsafe fn many_columns(&self, worker: &Worker, columns: &Columns, parts: &[Part]) {
+        let (int8, group) = match columns {
+            Columns::Float(_) => (false, 0),
+            Columns::Int8(columns) => (true, columns.group),
+        };
+        let packing = Packing::new(self.level, columns.cols(), int8);
+        let (tiles, words) = (packing.tiles(columns.count()), packing.words);
+        for tile in worker.share(tiles) {
+            let range = tile * words..(tile + 1) * words;
+            // SAFETY: the tile is this worker's.
+            dot::pack_columns(&packing, columns, tile, unsafe {
+                self.mat_mul.packed.get_mut(range)
+            });
+        }
+        worker.barrier();
+        // SAFETY: nobody writes the tiles after the barrier.
+        let packed = unsafe { self.mat_mul.packed.get(0..tiles * words) };
+        let panels: usize =
+            parts.iter().map(|part| self.rows_of(part).div_ceil(packing.rows)).sum();
+        // Few panels are shared out by tiles too, at the price of decoding them more than once.
+        let runs = (PIECES * worker.count()).div_ceil(panels).min(tiles.div_ceil(4)).max(1);
+        let run = tiles.div_ceil(runs);
+        let mut local = self.mat_mul.local(worker);
+        for piece in worker.pieces(panels * runs) {
+            let (part, panel) = self.find(parts, piece / runs, packing.rows);
+            let weight = &self.plan.weights[part.weight.0];
+            let first = panel * packing.rows;
+            let count = packing.rows.min(weight.rows - first);
+            local.panel.fill(self.level, weight, first, count);
+            let bias = part
+                .bias
+                .map_or(std::ptr::null(), |bias| self.vector(bias)[first..first + count].as_ptr());
+            for tile in piece % runs * run..((piece % runs + 1) * run).min(tiles) {
+                let column = tile * packing.columns;
+                let real = packing.columns.min(columns.count() - column);
+                let at = column * weight.rows + first;
+                let end = at + (real - 1) * weight.rows + count;
+                assert!(end <= self.floats(part.out).len(), "products fit the slot");
+                // SAFETY: within the slot, and these rows and columns are this worker's.
+                unsafe {
+                    let at = self.floats(part.out).as_ptr().add(at);
+                    let out = Output { at, stride: weight.rows, bias, add: part.add };
+                    let words = &packed[tile * words..(tile + 1) * words];
+                    local.panel.multiply(self.level, &packing, words, real, group, &out);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! The kernels and the CPU backend against plain loops and the reference backend.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gridmill::backend::cpu::{Cpu, Pool};
+use gridmill::backend::reference::Reference;
+use gridmill::backend::{Backend, Capacity, KvFormat, Values};
+use gridmill::plan::{
+    Activation, Batch, CacheInfo, Extent, Format, Input, Norm, Op, Pairing, Part, Plan, Slot,
+    SlotInfo, Transform, Weight,
+};
+use gridmill::simd::Level;
+use gridmill::transform;
+use gridmill::types::dot::{self, Columns, FloatColumns, Int8Columns, Lookup, Scratch};
+use gridmill::types::dot::{Output, Packing, Panel, pack_columns};
+use gridmill::types::{Basis, Bytes, Kernel, SUB, TYPES, Tensor, TensorType, by_name};
+
+/// Numbers that look random, and are the same every time.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Within -1..1.
+    fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.float()).collect()
+    }
+}
+
+/// A weight of any type: encoded where the type can, else random codes with sane scales.
+fn tensor(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize) -> Tensor {
+    let mut random = Random((rows * 1000 + cols) as u64);
+    let mut codes = vec![0; rows * kind.row_bytes(cols).unwrap()];
+    let group = if kind.table().is_some() { group } else { 0 };
+    let mut norms = vec![0; if group == 0 { 0 } else { 2 * rows * cols / group }];
+    if kind.can_encode() {
+        let values = random.floats(rows * cols);
+        kind.encode(&values, cols, group, &mut codes, &mut norms);
+    } else {
+        // Bytes below 0x38 make half-precision scales below one, wherever the block has them.
+        codes.iter_mut().for_each(|byte| *byte = (random.bits() % 0x38) as u8);
+    }
+    let table: Vec<u8> = kind.table().unwrap_or(&[]).iter().map(|&q| q.cast_unsigned()).collect();
+    Tensor {
+        name: kind.name().into(),
+        kind,
+        rows,
+        cols,
+        basis: Basis::Original,
+        group,
+        codes: codes.into(),
+        norms: norms.into(),
+        table: table.into(),
+        signs: Bytes::empty(),
+    }
+}
+
+/// Int8 activations in the layout of the kernels.
+struct Quantised {
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+fn quantised(count: usize, cols: usize, group: usize) -> Quantised {
+    let mut random = Random(count as u64);
+    let (codes_stride, subs_stride) = (dot::codes_stride(cols), dot::subs_stride(cols));
+    let mut codes = vec![0; count * codes_stride];
+    let mut scales = vec![0.0; count * subs_stride];
+    let mut sums = vec![0; count * subs_stride];
+    for c in 0..count {
+        for i in 0..cols {
+            let code = (random.bits() % 255) as i32 - 127;
+            codes[c * codes_stride + i] = code as i8;
+            sums[c * subs_stride + i / SUB] += code;
+            if i % group == 0 {
+                let scale = random.float() * 0.01 + 0.02;
+                scales[c * subs_stride + i / SUB..][..group / SUB].fill(scale);
+            }
+        }
+    }
+    Quantised { codes, scales, sums }
+}
+
+/// `(columns, rows)`, in f64, with the sum of the absolute products beside each.
+fn plain(weight: &Tensor, columns: &[Vec<f32>]) -> Vec<(f64, f64)> {
+    let mut values = vec![0.0; weight.len()];
+    weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
+    let rows = values.chunks_exact(weight.cols);
+    let product = |row: &[f32], column: &[f32]| {
+        let terms = row.iter().zip(column).map(|(&w, &x)| f64::from(w) * f64::from(x));
+        terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
+    };
+    columns.iter().flat_map(|column| rows.clone().map(move |row| product(row, column))).collect()
+}
+
+fn check_products(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize) {
+    let weight = tensor(kind, rows, cols, group);
+    for count in [1, 2, 7, 8, 9, 33] {
+        let is_int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
+        let floats = Random(7).floats(count * cols);
+        let activation_group = [64, 32, 16].into_iter().find(|&g| cols % g == 0).unwrap();
+        let ints = quantised(count, cols, activation_group);
+        let (columns, exact): (Columns, Vec<Vec<f32>>) = if is_int8 {
+            let (stride, subs) = (dot::codes_stride(cols), dot::subs_stride(cols));
+            let value = |c: usize, i: usize| {
+                ints.scales[c * subs + i / SUB] * f32::from(ints.codes[c * stride + i])
+            };
+            let exact = (0..count).map(|c| (0..cols).map(|i| value(c, i)).collect()).collect();
+            let Quantised { codes, scales, sums } = &ints;
+            let group = activation_group;
+            (Columns::Int8(Int8Columns { count, cols, group, codes, scales, sums }), exact)
+        } else {
+            let columns = FloatColumns { count, cols, values: &floats };
+            (Columns::Float(columns), floats.chunks_exact(cols).map(<[f32]>::to_vec).collect())
+        };
+        let expected = plain(&weight, &exact);
+        for level in Level::available() {
+            let found = match count {
+                ..=8 => few(level, &weight, &columns),
+                _ => many(level, &weight, &columns, activation_group),
+            };
+            for (i, (&found, &(sum, size))) in found.iter().zip(&expected).enumerate() {
+                // Rounding of a few hundred float additions, and of the scales' products.
+                let bound = 4e-6 * size + 1e-9;
+                assert!(
+                    (f64::from(found) - sum).abs() <= bound,
+                    "{} {rows} x {cols}, {count} columns, {level}, product {i}: expected {sum}, \
+                     found {found}, bound {bound}",
+                    kind.name(),
+                );
+            }
+        }
+    }
+}
+
+fn few(level: Level, weight: &Tensor, columns: &Columns) -> Vec<f32> {
+    let lookup = Lookup::new(weight, level);
+    let mut scratch = Scratch::new(weight.cols);
+    let mut out = vec![f32::NAN; columns.count() * weight.rows];
+    for first in (0..weight.rows).step_by(24) {
+        let count = 24.min(weight.rows - first);
+        let mut part = vec![f32::NAN; columns.count() * count];
+        dot::mat_vec(level, weight, &lookup, first, count, columns, &mut scratch, &mut part);
+        for (c, part) in part.chunks_exact(count).enumerate() {
+            out[c * weight.rows + first..][..count].copy_from_slice(part);
+        }
+    }
+    out
+}
+
+fn many(level: Level, weight: &Tensor, columns: &Columns, group: usize) -> Vec<f32> {
+    let is_int8 = matches!(columns, Columns::Int8(_));
+    let packing = Packing::new(level, weight.cols, is_int8);
+    let (floats, ints) = if is_int8 { (0, weight.cols) } else { (weight.cols, 0) };
+    let mut panel = Panel::new(level, floats, ints);
+    let mut out = vec![f32::NAN; columns.count() * weight.rows];
+    for first in (0..weight.rows).step_by(packing.rows) {
+        panel.fill(level, weight, first, packing.rows.min(weight.rows - first));
+        for tile in 0..packing.tiles(columns.count()) {
+            let mut words = vec![0; packing.words];
+            pack_columns(&packing, columns, tile, &mut words);
+            let column = tile * packing.columns;
+            let real = packing.columns.min(columns.count() - column);
+            let at = out[column * weight.rows + first..].as_mut_ptr();
+            let to = Output { at, stride: weight.rows, bias: std::ptr::null(), add: false };
+            // SAFETY: the output has every row of every real column.
+            unsafe { panel.multiply(level, &packing, &words, real, group, &to) };
+        }
+    }
+    out
+}
+
+#[test]
+fn products_of_every_type_match_plain_loops() {
+    for &kind in TYPES {
+        for (rows, cols, group) in [(7, 576, 64), (33, 64, 32), (192, 32, 32), (1, 1536, 128)] {
+            if kind.row_bytes(cols).is_some() {
+                check_products(kind, rows, cols, group);
+            } else {
+                check_products(kind, rows, 768, group);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_odd_shapes_match_plain_loops() {
+    for name in ["F32", "Q8_0", "HIGGS_P2_N256"] {
+        let kind = by_name(name).unwrap();
+        for cols in [576, 640, 896, 1536, 96] {
+            check_products(kind, 33, cols, if cols % 64 == 0 { 64 } else { 32 });
+        }
+    }
+}
+
+#[test]
+fn pool_runs_every_piece_once_and_in_step() {
+    for workers in [1, 2, 5] {
+        let mut pool = Pool::new(workers).unwrap();
+        let counts: Vec<AtomicUsize> = (0..97).map(|_| AtomicUsize::new(0)).collect();
+        for _ in 0..200 {
+            pool.run(&|worker| {
+                for step in 0..5 {
+                    for piece in worker.pieces(counts.len()) {
+                        counts[piece].fetch_add(1, Ordering::Relaxed);
+                    }
+                    worker.barrier();
+                    let seen = counts[step].load(Ordering::Relaxed);
+                    worker.barrier();
+                    assert_eq!(counts[96].load(Ordering::Relaxed) % 5, seen % 5);
+                    worker.barrier();
+                }
+            });
+        }
+        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1000));
+    }
+}
+
+#[test]
+fn pool_survives_a_panic() {
+    let mut pool = Pool::new(3).unwrap();
+    for guilty in 0..3 {
+        let failure = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(&|worker| {
+                worker.barrier();
+                if worker.index() == guilty {
+                    std::panic::resume_unwind(Box::new(guilty));
+                }
+                worker.barrier();
+            });
+        }));
+        assert_eq!(failure.unwrap_err().downcast_ref(), Some(&guilty));
+        let count = AtomicUsize::new(0);
+        pool.run(&|worker| {
+            worker.barrier();
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 3);
+    }
+}
+
+/// What a small plan is made of.
+#[derive(Clone, Copy)]
+struct Shape {
+    kind: &'static str,
+    heads: usize,
+    kv_heads: usize,
+    head_len: usize,
+    window: Option<u32>,
+    soft_cap: Option<f32>,
+    pairing: Pairing,
+    activation: Activation,
+    basis: Basis,
+    group: usize,
+}
+
+const WIDTH: usize = 192;
+const VOCABULARY: usize = 50;
+
+/// One layer with everything in it; weights at random.
+fn plan(shape: Shape) -> Plan {
+    let mut plan = Plan {
+        slots: Vec::new(),
+        weights: Vec::new(),
+        ops: Vec::new(),
+        layers: vec![0],
+        caches: vec![CacheInfo { heads: shape.kv_heads, head_len: shape.head_len }],
+        tokens: Slot(0),
+        positions: Slot(1),
+        sequences: Slot(2),
+        logit_rows: Slot(3),
+        logits: Slot(4),
+    };
+    let Shape { heads, kv_heads, head_len, group, .. } = shape;
+    let mut slot = |name, extent, width, format| {
+        plan.slots.push(SlotInfo { name, extent, width, format });
+        Slot(plan.slots.len() - 1)
+    };
+    let kind = by_name(shape.kind).unwrap();
+    let int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
+    let format = if int8 { Format::Int8 { group } } else { Format::F32 };
+    let [tokens, positions, sequences] =
+        ["tokens", "positions", "sequences"].map(|name| slot(name, Extent::Tokens, 1, Format::U32));
+    let logit_rows = slot("logit_rows", Extent::LogitRows, 1, Format::U32);
+    let logits = slot("logits", Extent::LogitRows, VOCABULARY, Format::F32);
+    let mut float = |name, width| slot(name, Extent::Tokens, width, Format::F32);
+    let x = float("x", WIDTH);
+    let angles = float("angles", head_len / 2);
+    let (q, out) = (float("q", heads * head_len), float("attended", heads * head_len));
+    let [k, v] = ["k", "v"].map(|name| float(name, kv_heads * head_len));
+    let [gate, up] = ["gate", "up"].map(|name| float(name, 384));
+    let y = float("y", WIDTH);
+    let a = slot("a", Extent::Tokens, WIDTH, format);
+    let b = slot("b", Extent::Tokens, heads * head_len, format);
+    let c = slot("c", Extent::Tokens, 384, format);
+    let d = slot("d", Extent::LogitRows, WIDTH, format);
+
+    let mut weight = |kind: &'static str, rows: usize, cols: usize, basis: Basis| {
+        let mut weight = tensor(by_name(kind).unwrap(), rows, cols, 64);
+        weight.basis = basis;
+        if basis != Basis::Original {
+            let signs = transform::signs(3, cols).into_iter().map(i8::cast_unsigned);
+            weight.signs = signs.collect::<Vec<u8>>().into();
+        }
+        plan.weights.push(weight);
+        Weight(plan.weights.len() - 1)
+    };
+    let mut norm = |width| Norm { weight: weight("F32", 1, width, Basis::Original), epsilon: 1e-5 };
+    let (norm_x, norm_y, norm_q) = (norm(WIDTH), norm(WIDTH), norm(head_len));
+    let bias = weight("F32", 1, heads * head_len, Basis::Original);
+    let frequencies = weight("F32", 1, head_len / 4, Basis::Original);
+    let mut matrix = |rows, cols| weight(shape.kind, rows, cols, shape.basis);
+    let table = matrix(VOCABULARY, WIDTH);
+    let [wq, wk, wv] = [heads, kv_heads, kv_heads].map(|n| matrix(n * head_len, WIDTH));
+    let wo = matrix(WIDTH, heads * head_len);
+    let [w_gate, w_up] = [384, 384].map(|rows| matrix(rows, WIDTH));
+    let w_down = matrix(WIDTH, 384);
+
+    let transform =
+        |signs| (shape.basis != Basis::Original).then_some(Transform { basis: shape.basis, signs });
+    let part = |weight, out, add| Part { weight, bias: None, add, out };
+    let prepare = |slot, norm, signs, out| Op::Prepare {
+        input: Input::Rows(slot),
+        rows: None,
+        norm,
+        transform: transform(signs),
+        out,
+    };
+    let Shape { activation, pairing, window, soft_cap, .. } = shape;
+    plan.ops = vec![
+        Op::Embed { tokens, table, transform: transform(table), scale: 1.5, out: x },
+        Op::Angles { positions, frequencies, out: angles },
+        prepare(x, Some(norm_x), wq, a),
+        Op::MatMul {
+            input: a,
+            parts: vec![
+                Part { bias: Some(bias), ..part(wq, q, false) },
+                part(wk, k, false),
+                part(wv, v, false),
+            ],
+        },
+        Op::Rope {
+            q,
+            k,
+            v,
+            angles,
+            q_norm: Some(norm_q),
+            k_norm: None,
+            pairing,
+            head_len,
+            positions,
+            sequences,
+            layer: 0,
+        },
+        Op::Attend { q, positions, sequences, layer: 0, heads, scale: 0.2, window, soft_cap, out },
+        prepare(out, None, wo, b),
+        Op::MatMul { input: b, parts: vec![part(wo, x, true)] },
+        prepare(x, Some(norm_x), w_gate, a),
+        Op::MatMul { input: a, parts: vec![part(w_gate, gate, false), part(w_up, up, false)] },
+        Op::Prepare {
+            input: Input::Gated { gate, up, activation },
+            rows: None,
+            norm: None,
+            transform: transform(w_down),
+            out: c,
+        },
+        Op::MatMul { input: c, parts: vec![part(w_down, y, false)] },
+        Op::AddNorm { x, y, norm: norm_y },
+        Op::Prepare {
+            input: Input::Rows(x),
+            rows: Some(logit_rows),
+            norm: Some(norm_x),
+            transform: transform(table),
+            out: d,
+        },
+        Op::MatMul { input: d, parts: vec![part(table, logits, false)] },
+        Op::SoftCap { x: logits, cap: 3.0 },
+    ];
+    plan
+}
+
+/// Runs both backends op by op on the same inputs; the cache is filled by earlier batches.
+fn check_plan(shape: Shape, level: Level, threads: usize, kv: KvFormat) {
+    let plan = Arc::new(plan(shape));
+    let capacity = Capacity { rows: 40, logit_rows: 12, sequences: 3, context: 330, kv };
+    let mut cpu = Cpu::new(plan.clone(), capacity, threads, level).unwrap();
+    let mut reference = Reference::new(plan.clone(), capacity);
+    let mut random = Random(5);
+    let mut lengths = [0_u32; 3];
+    // A prompt, two conversations and a third, single rows, then several at once.
+    let batches: &[&[(u32, usize)]] = &[
+        &[(0, 40)],
+        &[(1, 13), (0, 20)],
+        &[(0, 1)],
+        &[(2, 3), (0, 1), (1, 4)],
+        &[(2, 9), (1, 31)],
+    ];
+    for batch_rows in batches.iter().chain([&&[(0, 40)][..]].iter().cycle().take(4)) {
+        let mut batch = Batch::default();
+        for &(sequence, count) in *batch_rows {
+            for i in 0..count {
+                let token = (random.bits() % VOCABULARY as u64) as u32;
+                batch.push(token, lengths[sequence as usize], sequence, i % 4 == 3);
+                lengths[sequence as usize] += 1;
+            }
+        }
+        cpu.load(&batch).unwrap();
+        reference.load(&batch).unwrap();
+        for (i, op) in plan.ops.iter().enumerate() {
+            cpu.run_ops(i..i + 1);
+            reference.run_ops(i..i + 1);
+            for slot in op.writes() {
+                let (found, expected) = (cpu.read(slot), reference.read(slot));
+                let what = format!("{} ({level}, {threads} threads)", op.name());
+                compare(&found, &expected, &what);
+                cpu.write(slot, &expected);
+                assert_eq!(cpu.read(slot), expected, "a slot holds what is written");
+            }
+        }
+    }
+}
+
+fn compare(found: &Values, expected: &Values, what: &str) {
+    let (found, expected) = (found.to_f32(), expected.to_f32());
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let square = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+        values.map(|x| f64::from(x).powi(2)).sum::<f64>()
+    };
+    let size = square(&mut expected.iter().copied());
+    let error = square(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+    // Int8 codes may fall on the other side of a half when the floats before differ by rounding.
+    assert!(error.sqrt() <= 1e-3 * size.sqrt() + 1e-30, "{what}: {error} of {size}");
+}
+
+const SHAPE: Shape = Shape {
+    kind: "F32",
+    heads: 6,
+    kv_heads: 2,
+    head_len: 32,
+    window: None,
+    soft_cap: None,
+    pairing: Pairing::Interleaved,
+    activation: Activation::Silu,
+    basis: Basis::Original,
+    group: 64,
+};
+
+#[test]
+fn plans_match_the_reference_op_by_op() {
+    let shapes = [
+        SHAPE,
+        Shape {
+            kind: "HIGGS_P2_N256",
+            pairing: Pairing::Halves,
+            activation: Activation::Gelu,
+            basis: Basis::Hadamard { block: 64 },
+            ..SHAPE
+        },
+        Shape { kind: "Q8_0", window: Some(21), soft_cap: Some(2.0), group: 32, ..SHAPE },
+        Shape { kind: "Q4_1", heads: 7, kv_heads: 1, head_len: 64, group: 32, ..SHAPE },
+        Shape { heads: 16, kv_heads: 16, head_len: 12, window: Some(1), ..SHAPE },
+    ];
+    for shape in shapes {
+        for level in Level::available() {
+            check_plan(shape, level, 2, KvFormat::F16);
+        }
+        check_plan(shape, Level::best(), 1, KvFormat::F32);
+    }
+}
+
+#[test]
+fn result_does_not_depend_on_threads() {
+    let shape = Shape { kind: "HIGGS_P2_N256", ..SHAPE };
+    let plan = Arc::new(plan(shape));
+    let kv = KvFormat::F16;
+    let capacity = Capacity { rows: 40, logit_rows: 1, sequences: 1, context: 200, kv };
+    let logits = [1, 2, 3, 5].map(|threads| {
+        let mut cpu = Cpu::new(plan.clone(), capacity, threads, Level::best()).unwrap();
+        let mut all = Vec::new();
+        let mut position = 0;
+        for rows in [40, 40, 1, 40, 1, 7, 1] {
+            let mut batch = Batch::default();
+            for row in 0..rows {
+                batch.push((position * 7) % VOCABULARY as u32, position, 0, row + 1 == rows);
+                position += 1;
+            }
+            cpu.run(&batch).unwrap();
+            all.extend(cpu.logits().iter().map(|x| x.to_bits()));
+        }
+        all
+    });
+    assert!(logits.iter().all(|other| *other == logits[0]), "the same bits");
+}
+
+#[test]
+fn plans_that_cannot_run_are_refused() {
+    let capacity =
+        Capacity { rows: 4, logit_rows: 1, sequences: 1, context: 16, kv: KvFormat::F16 };
+    let check = |shape: Shape, expected: &str| {
+        let plan = Arc::new(plan(shape));
+        let found = Cpu::new(plan, capacity, 1, Level::Portable).err().expect("a refusal");
+        assert!(found.to_string().contains(expected), "{found}");
+    };
+    check(Shape { kind: "Q8_0", group: 24, ..SHAPE }, "expected groups that are multiples of 16");
+    check(Shape { heads: 7, ..SHAPE }, "expected heads in groups of 2, found 7");
+}
