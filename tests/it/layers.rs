@@ -212,7 +212,7 @@ fn touches_the_world(source: &Source) -> Vec<String> {
     }
     let found = RIM_WORDS.iter().flat_map(|word| {
         words(&source.code, word)
-            .map(|at| (line(&source.code, at), format!("`{word}` outside cli, serve and main")))
+            .map(move |at| (line(&source.code, at), format!("`{word}` outside cli, serve and main")))
     });
     failures(source, found.collect())
 }
