@@ -116,11 +116,9 @@ fn hadamard(level: Level, basis: Basis, transpose: bool, row: &mut [f32]) {
         Basis::Hadamard { block } => (None, block),
         Basis::Kronecker { order, block } => (Paley::get(order), block),
     };
-    let (sylvester, kronecker): (fn(&mut [f32], usize), fn(&mut [f32], usize, &[Vec<u8>])) =
-        match level {
-            Level::Portable => (plain::sylvester, plain::kronecker),
-            _ => (fast::sylvester, fast::kronecker),
-        };
+    let is_plain = level == Level::Portable;
+    let sylvester = if is_plain { plain::sylvester } else { fast::sylvester };
+    let kronecker = if is_plain { plain::kronecker } else { fast::kronecker };
     sylvester(row, block as usize);
     let mut width = f64::from(block);
     if let Some(paley) = paley {

@@ -81,7 +81,7 @@ fn second(q: usize) -> Vec<Vec<i8>> {
         (row, col) => legendre[(q + row - col) % q],
     };
     let value = |row: usize, col: usize| match conference(row / 2, col / 2) {
-        0 if row % 2 == 0 && col % 2 == 0 => 1,
+        0 if row.is_multiple_of(2) && col.is_multiple_of(2) => 1,
         0 => -1,
         c if row % 2 == 1 && col % 2 == 1 => -c,
         c => c,

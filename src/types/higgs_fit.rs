@@ -24,6 +24,8 @@ pub struct Search {
     used: Vec<u8>,
     /// Side of a cube.
     side: f32,
+    /// Its inverse.
+    per_value: f32,
     /// Cubes per axis.
     count: usize,
     /// Where the list of each cube begins in `lists`; one more at the end.
@@ -48,8 +50,16 @@ impl Search {
         let used = points.chunks_exact(p).enumerate().filter(|(_, point)| is_used(point));
         let used = used.map(|(code, _)| code as u8).collect();
         let points = points.chunks_exact(p).map(place).collect();
-        let mut search =
-            Search { p, points, used, side, count, starts: vec![0], lists: Vec::new() };
+        let mut search = Search {
+            p,
+            points,
+            used,
+            side,
+            per_value: 1.0 / side,
+            count,
+            starts: vec![0],
+            lists: Vec::new(),
+        };
         for cube in 0..count.pow(p as u32) {
             search.add_cube(cube);
         }
@@ -76,11 +86,11 @@ impl Search {
 
     #[inline]
     fn nearest_of<const P: usize>(&self, place: &[f32; P]) -> u8 {
-        let half = self.side * self.count as f32 / 2.0;
+        let (half, count) = (0.5 * self.count as f32, self.count as f32);
         let mut cube = 0;
         for x in place {
-            let at = (x + half) / self.side;
-            if !(at >= 0.0 && at < self.count as f32) {
+            let at = x * self.per_value + half;
+            if !(at >= 0.0 && at < count) {
                 return self.best_of(&self.used, place);
             }
             cube = cube * self.count + at as usize;
@@ -165,33 +175,28 @@ fn fit_of<const P: usize>(kind: &Higgs, search: &Search, values: &[f32], codes: 
     if energy == 0.0 {
         return f16::ZERO;
     }
-    let mut trial = vec![0; codes.len()];
-    let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
     let deviation = (energy / values.len() as f64).sqrt();
-    let start = if kind.unit() > 0.0 {
-        deviation / f64::from(kind.unit())
-    } else {
-        f64::from(largest) / 127.0
+    let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+    let mut trial = vec![0; codes.len()];
+    let mut refine = |scale: f16, best: &mut (f64, f16)| {
+        let (dot, square) = assign(search, places, scale, &mut trial);
+        // The points were chosen for one scale; the best scale for them is another.
+        let refit = if dot > 0.0 { rounded(dot / square) } else { scale };
+        let at = f64::from(refit.to_f32());
+        let error = energy - 2.0 * at * dot + at * at * square;
+        if error < best.0 {
+            *best = (error, refit);
+            codes.copy_from_slice(&trial);
+        }
     };
-    for &factor in kind.starts() {
-        let mut scale = rounded(start * f64::from(factor));
-        for _ in 0..PASSES {
-            let (dot, square) = assign(search, places, scale, &mut trial);
-            let error = |scale: f16| {
-                let scale = f64::from(scale.to_f32());
-                energy - 2.0 * scale * dot + scale * scale * square
-            };
-            // The points were chosen for one scale; the best scale for them is another.
-            let refit = if dot > 0.0 { rounded(dot / square) } else { scale };
-            let refit = if error(refit) < error(scale) { refit } else { scale };
-            if error(refit) < best.0 {
-                best = (error(refit), refit);
-                codes.copy_from_slice(&trial);
-            }
-            if refit == scale {
-                break;
-            }
-            scale = refit;
+    for start in kind.starts(deviation, f64::from(largest)) {
+        refine(rounded(start), &mut best);
+    }
+    for _ in 0..PASSES {
+        let before = best.1;
+        refine(before, &mut best);
+        if best.1 == before {
+            break;
         }
     }
     best.1

@@ -14,5 +14,7 @@ mod scratch;
 mod source;
 mod tidy;
 mod text;
+mod grids;
+mod higgs;
 mod transform;
 mod types;
