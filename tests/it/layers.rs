@@ -1,4 +1,4 @@
-//! Who may use whom, and what may stand where: the invariants of `ARCHITECTURE.md` against the code.
+//! Who may use whom, and what may stand where: `ARCHITECTURE.md` against the code.
 
 use std::fs;
 
@@ -212,7 +212,7 @@ fn touches_the_world(source: &Source) -> Vec<String> {
     }
     let found = RIM_WORDS.iter().flat_map(|word| {
         words(&source.code, word)
-            .map(move |at| (line(&source.code, at), format!("`{word}` outside cli, serve and main")))
+            .map(move |at| (line(&source.code, at), format!("`{word}` outside the rim")))
     });
     failures(source, found.collect())
 }
