@@ -23,6 +23,11 @@ impl Simd for Avx2 {
     type Bytes = __m256i;
     type Pairs = ();
 
+    #[inline(always)]
+    fn dot4_signed(self, sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+        self.dot4(sum, w, x)
+    }
+
     ops! {
         fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
         unsafe fn load(at: *const f32) -> __m256 { _mm256_loadu_ps(at) }
@@ -77,7 +82,6 @@ impl Simd for Avx2 {
             _mm256_set1_epi32(at.cast::<i32>().read_unaligned())
         }
         fn bias(w: __m256i) -> __m256i { w }
-        unsafe fn unbias(_sums: *const i32) -> __m256i { _mm256_setzero_si256() }
         fn dot4(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
             // The sign of w moves to x, so that the unsigned operand is |w|; two products of at
             // most 127 * 127 fit into 16 bits.

@@ -92,11 +92,11 @@ impl Simd for Avx512 {
             _mm512_set1_epi32(at.cast::<i32>().read_unaligned())
         }
         fn bias(w: __m512i) -> __m512i { _mm512_xor_si512(w, _mm512_set1_epi8(-128)) }
-        unsafe fn unbias(sums: *const i32) -> __m512i {
-            let sums = _mm512_castsi128_si512(_mm_loadu_si128(sums.cast()));
-            let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0);
-            let spread = _mm512_maskz_permutexvar_epi32(0x1111, index, sums);
-            _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(spread))
+        fn dot4_signed(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            // The sign of w moves to x, so that the unsigned operand is |w|.
+            let negative = _mm512_movepi8_mask(w);
+            let x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+            _mm512_dpbusd_epi32(sum, _mm512_abs_epi8(w), x)
         }
         fn dot4(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(sum, w, x)

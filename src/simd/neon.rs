@@ -41,6 +41,11 @@ impl Simd for Neon {
     type Bytes = int8x16_t;
     type Pairs = ();
 
+    #[inline(always)]
+    fn dot4_signed(self, sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+        self.dot4(sum, w, x)
+    }
+
     ops! {
         fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
         unsafe fn load(at: *const f32) -> float32x4_t { vld1q_f32(at) }
@@ -83,7 +88,6 @@ impl Simd for Neon {
             vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()))
         }
         fn bias(w: int8x16_t) -> int8x16_t { w }
-        unsafe fn unbias(_sums: *const i32) -> int32x4_t { vdupq_n_s32(0) }
         fn dot4(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
             // The intrinsic is not stable; the instruction is.
             let mut sum = sum;

@@ -121,9 +121,8 @@ pub trait Simd: Copy {
     unsafe fn splat_4(self, at: *const i8) -> Self::Bytes;
     /// Signed weights as [`Simd::dot4`] takes them: `BIAS` added.
     fn bias(self, w: Self::Bytes) -> Self::Bytes;
-    /// What takes the bias off, for a sum over runs of 16 weights: `-BIAS` times the sums of the
-    /// other operand, of which there are `LANES / 4`, each in the first lane of its run.
-    unsafe fn unbias(self, sums: *const i32) -> Self::I32;
+    /// As [`Simd::dot4`], for weights without `BIAS`: slower, and exact in each lane.
+    fn dot4_signed(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
     /// Adds to each lane the products of its four bytes: w within -127..=127 plus `BIAS`, x within
     /// -127..=127. Exact.
     fn dot4(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;

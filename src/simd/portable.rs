@@ -27,6 +27,16 @@ impl Simd for Portable {
     type Bytes = [i8; 4 * LANES];
     type Pairs = ();
 
+    #[inline(always)]
+    fn dot4_signed(
+        self,
+        sum: [i32; LANES],
+        w: [i8; 4 * LANES],
+        x: [i8; 4 * LANES],
+    ) -> [i32; LANES] {
+        self.dot4(sum, w, x)
+    }
+
     ops! {
         fn splat(x: f32) -> [f32; LANES] { [x; LANES] }
         unsafe fn load(at: *const f32) -> [f32; LANES] { read(at) }
@@ -75,7 +85,6 @@ impl Simd for Portable {
             from_fn(|i| four[i % 4])
         }
         fn bias(w: [i8; 4 * LANES]) -> [i8; 4 * LANES] { w }
-        unsafe fn unbias(_sums: *const i32) -> [i32; LANES] { [0; LANES] }
         fn dot4(sum: [i32; LANES], w: [i8; 4 * LANES], x: [i8; 4 * LANES]) -> [i32; LANES] {
             let product = |i: usize| i32::from(w[i]) * i32::from(x[i]);
             from_fn(|i| {

@@ -7,8 +7,7 @@
 //! ```
 //!
 //! The first line is done for a vector of runs at once: each lane adds up four products, and is
-//! multiplied by the scale of its run. Instructions that want unsigned weights get them with
-//! `BIAS` added, and the sum begins with what takes it off, so that it stays exact.
+//! multiplied by the scale of its run.
 
 use crate::simd::{Simd, WithSimd};
 
@@ -75,7 +74,7 @@ fn unpacked_rows<S: Simd>(s: S, work: MatVec) {
                 let scales = columns.scales.as_ptr().add(c * subs_stride);
                 let codes = columns.codes.as_ptr().add(c * codes_stride);
                 let rest = scale_runs(s, scratch, has_mins, scales, sums, subs_stride);
-                rest + dot_runs(s, &scratch.codes, &scratch.products, codes, sums, codes_stride)
+                rest + dot_runs(s, &scratch.codes, &scratch.products, codes, codes_stride)
             };
         }
     }
@@ -138,15 +137,14 @@ unsafe fn scale_runs<S: Simd>(
 /// The sum of `products[i / SUB] * weights[i] * codes[i]`.
 ///
 /// # Safety
-/// `codes` and `weights` are valid for `len`, a multiple of [`super::CODES_ALIGN`]; `products` and
-/// `code_sums` for its runs.
+/// `codes` and `weights` are valid for `len`, a multiple of [`super::CODES_ALIGN`]; `products` for
+/// its runs.
 #[inline(always)]
 unsafe fn dot_runs<S: Simd>(
     s: S,
     weights: &[i8],
     products: &[f32],
     codes: *const i8,
-    code_sums: *const i32,
     len: usize,
 ) -> f32 {
     let mut sums = [s.splat(0.0); 2];
@@ -154,8 +152,8 @@ unsafe fn dot_runs<S: Simd>(
     for (i, at) in (0..len).step_by(bytes).enumerate() {
         // SAFETY: `at` and the bytes after it are below `len`.
         unsafe {
-            let w = s.bias(s.load_bytes(weights.as_ptr().add(at)));
-            let dot = s.dot4(s.unbias(code_sums.add(at / SUB)), w, s.load_bytes(codes.add(at)));
+            let (w, x) = (s.load_bytes(weights.as_ptr().add(at)), s.load_bytes(codes.add(at)));
+            let dot = s.dot4_signed(s.splat_i32(0), w, x);
             let scale = s.load_spread(products.as_ptr().add(at / SUB));
             sums[i % 2] = s.fma(s.to_f32(dot), scale, sums[i % 2]);
         }
