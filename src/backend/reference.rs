@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::plan::{
     Activation, Batch, Extent, Format, Input, Norm, Op, Pairing, Part, Plan, Slot, Transform,
 };
-use crate::simd::Level;
 use crate::transform;
 use crate::types::Tensor;
 
@@ -81,7 +80,7 @@ impl Reference {
                     let mut row = decode(table, token);
                     if let Some(Transform { basis, signs }) = transform {
                         let signs = signs_of(&self.plan, *signs);
-                        transform::inverse(Level::Portable, *basis, signs, &mut row);
+                        transform::plain::inverse(*basis, signs, &mut row);
                     }
                     row.into_iter().map(|value| value * scale)
                 });
@@ -154,7 +153,7 @@ impl Reference {
                 rms_norm(row, &self.vector(norm), norm.epsilon);
             }
             if let Some(Transform { basis, signs }) = transform {
-                transform::forward(Level::Portable, basis, signs_of(&self.plan, signs), row);
+                transform::plain::forward(basis, signs_of(&self.plan, signs), row);
             }
         }
         self.slots[out.0] = match self.plan.slots[out.0].format {

@@ -9,7 +9,6 @@ use super::Item;
 use crate::bail;
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
-use crate::simd::Level;
 use crate::transform;
 use crate::types::{Basis, Rows, Tensor};
 
@@ -62,7 +61,6 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
         encoded.norms.copy_from_slice(&tensor.norms);
         return Ok(encoded);
     }
-    let level = Level::best();
     let codes = encoded.codes.par_chunks_mut(ROWS * row_bytes);
     let pieces = item.rows.div_ceil(ROWS);
     let norms: Vec<&mut [u8]> = match norm_bytes {
@@ -75,10 +73,10 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
         .enumerate()
         .map(|(piece, (codes, norms))| {
             let rows = piece * ROWS..((piece + 1) * ROWS).min(item.rows);
-            let mut values = original(tensor, rows.clone(), level)?;
+            let mut values = original(tensor, rows.clone())?;
             if item.basis != Basis::Original {
                 for row in values.chunks_exact_mut(item.cols) {
-                    transform::forward(level, item.basis, &signs, row);
+                    transform::forward(item.basis, &signs, row);
                 }
             }
             item.kind.encode(&values, item.cols, item.group, codes, norms);
@@ -105,7 +103,7 @@ fn same_form(tensor: &Tensor, item: &Item) -> bool {
 }
 
 /// Rows in the basis the model was trained in.
-fn original(tensor: &Tensor, rows: std::ops::Range<usize>, level: Level) -> Result<Vec<f32>> {
+fn original(tensor: &Tensor, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
     let mut values = vec![0.0; rows.len() * tensor.cols];
     tensor.kind.decode(&tensor.rows(rows.clone()), &mut values);
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
@@ -116,7 +114,7 @@ fn original(tensor: &Tensor, rows: std::ops::Range<usize>, level: Level) -> Resu
     if tensor.basis != Basis::Original {
         let signs = bytemuck::cast_slice(&tensor.signs);
         for row in values.chunks_exact_mut(tensor.cols) {
-            transform::inverse(level, tensor.basis, signs, row);
+            transform::inverse(tensor.basis, signs, row);
         }
     }
     Ok(values)

@@ -76,9 +76,11 @@ pub(super) fn kronecker(row: &mut [f32], block: usize, plus: &[Vec<u8>]) {
     if !block.is_multiple_of(LANES) {
         return super::plain::kronecker(row, block, plus);
     }
-    let mut values = vec![[0.0_f32; LANES]; plus.len()];
+    // On the stack: an activation is turned for every token.
+    let mut values = [[0.0_f32; LANES]; super::ORDER_MAX as usize];
+    let values = &mut values[..plus.len()];
     for lane in (0..block).step_by(LANES) {
-        for (run, values) in row.chunks_exact(block).zip(&mut values) {
+        for (run, values) in row.chunks_exact(block).zip(&mut *values) {
             values.copy_from_slice(&run[lane..lane + LANES]);
         }
         let total = sum(values[0], &values[1..]);

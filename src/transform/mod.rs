@@ -6,11 +6,10 @@
 
 mod fast;
 mod paley;
-mod plain;
+pub mod plain;
 
 use crate::bail;
 use crate::error::Result;
-use crate::simd::Level;
 use crate::types::Basis;
 
 pub use paley::{ORDER_MAX, Paley};
@@ -73,25 +72,44 @@ pub fn choices(cols: usize) -> Vec<Basis> {
 
 /// Brings a row of the original basis into `basis`, in place: signs, Hadamard, normalisation.
 ///
-/// `signs` has the length of the row, or none for no signs. The bits of the result do not depend
-/// on `level`.
+/// `signs` has the length of the row, or none for no signs. The bits of the result are those of
+/// [`plain::forward`].
 ///
 /// # Panics
 /// If the basis does not fit the row (see [`check`]) or the signs do not.
-pub fn forward(level: Level, basis: Basis, signs: &[i8], row: &mut [f32]) {
-    if basis != Basis::Original {
-        flip(signs, row);
-        hadamard(level, basis, false, row);
-    }
+pub fn forward(basis: Basis, signs: &[i8], row: &mut [f32]) {
+    turn(FAST, basis, signs, row);
 }
 
 /// Brings a row back from `basis`, in place: the transposed Hadamard matrix, normalisation, signs.
 ///
 /// # Panics
 /// As [`forward`].
-pub fn inverse(level: Level, basis: Basis, signs: &[i8], row: &mut [f32]) {
+pub fn inverse(basis: Basis, signs: &[i8], row: &mut [f32]) {
+    turn_back(FAST, basis, signs, row);
+}
+
+/// The two steps of a transform, not normalised.
+#[derive(Clone, Copy)]
+struct Steps {
+    /// Sylvester's matrix on every run of so many values.
+    sylvester: fn(&mut [f32], usize),
+    /// Paley's matrix, by its places of +1, across runs of so many values.
+    kronecker: fn(&mut [f32], usize, &[Vec<u8>]),
+}
+
+const FAST: Steps = Steps { sylvester: fast::sylvester, kronecker: fast::kronecker };
+
+fn turn(steps: Steps, basis: Basis, signs: &[i8], row: &mut [f32]) {
     if basis != Basis::Original {
-        hadamard(level, basis, true, row);
+        flip(signs, row);
+        hadamard(steps, basis, false, row);
+    }
+}
+
+fn turn_back(steps: Steps, basis: Basis, signs: &[i8], row: &mut [f32]) {
+    if basis != Basis::Original {
+        hadamard(steps, basis, true, row);
         flip(signs, row);
     }
 }
@@ -107,7 +125,7 @@ fn flip(signs: &[i8], row: &mut [f32]) {
 }
 
 /// The orthonormal transform without signs, or its transpose.
-fn hadamard(level: Level, basis: Basis, transpose: bool, row: &mut [f32]) {
+fn hadamard(steps: Steps, basis: Basis, transpose: bool, row: &mut [f32]) {
     if let Err(error) = check(basis, row.len()) {
         panic!("{error}");
     }
@@ -116,14 +134,11 @@ fn hadamard(level: Level, basis: Basis, transpose: bool, row: &mut [f32]) {
         Basis::Hadamard { block } => (None, block),
         Basis::Kronecker { order, block } => (Paley::get(order), block),
     };
-    let is_plain = level == Level::Portable;
-    let sylvester = if is_plain { plain::sylvester } else { fast::sylvester };
-    let kronecker = if is_plain { plain::kronecker } else { fast::kronecker };
-    sylvester(row, block as usize);
+    (steps.sylvester)(row, block as usize);
     let mut width = f64::from(block);
     if let Some(paley) = paley {
         let plus = if transpose { paley.plus_transposed() } else { paley.plus() };
-        kronecker(row, block as usize, plus);
+        (steps.kronecker)(row, block as usize, plus);
         width *= plus.len() as f64;
     }
     // The one rounding that is not an addition comes last, on every value.

@@ -1,5 +1,20 @@
 //! The transforms as their definition, plain: what the fast ones must equal bit by bit.
 
+use super::{Steps, turn, turn_back};
+use crate::types::Basis;
+
+const PLAIN: Steps = Steps { sylvester, kronecker };
+
+/// As [`super::forward`].
+pub fn forward(basis: Basis, signs: &[i8], row: &mut [f32]) {
+    turn(PLAIN, basis, signs, row);
+}
+
+/// As [`super::inverse`].
+pub fn inverse(basis: Basis, signs: &[i8], row: &mut [f32]) {
+    turn_back(PLAIN, basis, signs, row);
+}
+
 /// Sylvester's matrix of order `block` on every run of `block` values, not normalised:
 /// the stages at distance 1, 2, 4, ... in this order, each (a, b) to (a + b, a - b).
 pub(super) fn sylvester(row: &mut [f32], block: usize) {

@@ -1,7 +1,6 @@
 //! The input transforms against dense matrices, and against each other on every instruction set.
 
-use gridmill::simd::Level;
-use gridmill::transform::{self, Paley};
+use gridmill::transform::{self, Paley, plain};
 use gridmill::types::Basis;
 
 const WIDTHS: [usize; 12] = [576, 640, 896, 960, 1024, 1536, 2048, 4864, 8960, 11008, 14336, 18944];
@@ -148,8 +147,8 @@ fn transforms_are_the_dense_matrix() {
             for transpose in [false, true] {
                 let expected: Vec<f32> = (0..cols).map(|i| dense(i, transpose) as f32).collect();
                 let mut row = input.clone();
-                let apply = if transpose { transform::inverse } else { transform::forward };
-                apply(Level::Portable, basis, &signs, &mut row);
+                let apply = if transpose { plain::inverse } else { plain::forward };
+                apply(basis, &signs, &mut row);
                 let off = distance(&row, &expected) / norm(&expected);
                 assert!(off < 1e-6, "{basis:?} of {cols}, transpose {transpose}: off by {off}");
             }
@@ -164,20 +163,18 @@ fn every_width_goes_there_and_back_with_the_same_bits_everywhere() {
         let input = noise(cols, 5);
         for basis in transform::choices(cols) {
             let mut expected = input.clone();
-            transform::forward(Level::Portable, basis, &signs, &mut expected);
+            plain::forward(basis, &signs, &mut expected);
             let ratio = norm(&expected) / norm(&input);
             assert!((ratio - 1.0).abs() < 1e-6, "{basis:?} of {cols}: norm times {ratio}");
             let mut back = expected.clone();
-            transform::inverse(Level::Portable, basis, &signs, &mut back);
+            plain::inverse(basis, &signs, &mut back);
             let off = distance(&back, &input) / norm(&input);
             assert!(off < 1e-6, "{basis:?} of {cols}: back with an error of {off}");
-            for level in Level::available() {
-                let mut row = input.clone();
-                transform::forward(level, basis, &signs, &mut row);
-                assert!(same_bits(&row, &expected), "{basis:?} of {cols} on {level}");
-                transform::inverse(level, basis, &signs, &mut row);
-                assert!(same_bits(&row, &back), "{basis:?} of {cols} back on {level}");
-            }
+            let mut row = input.clone();
+            transform::forward(basis, &signs, &mut row);
+            assert!(same_bits(&row, &expected), "{basis:?} of {cols}");
+            transform::inverse(basis, &signs, &mut row);
+            assert!(same_bits(&row, &back), "{basis:?} of {cols}, back");
         }
     }
 }
@@ -192,7 +189,7 @@ fn a_constant_row_spreads_only_with_signs() {
     let basis = Basis::Hadamard { block: 1024 };
     let largest = |signs: &[i8]| {
         let mut row = vec![1.0; 1024];
-        transform::forward(Level::Portable, basis, signs, &mut row);
+        plain::forward(basis, signs, &mut row);
         row.iter().fold(0.0_f32, |max, x| max.max(x.abs()))
     };
     assert_eq!(largest(&[]), 32.0);

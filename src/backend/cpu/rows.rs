@@ -32,7 +32,7 @@ impl State {
             let token = tokens[row] as usize;
             table.kind.decode(&table.rows(token..token + 1), out);
             if let Some(transform) = transform {
-                transform::inverse(self.level, transform.basis, self.signs(transform), out);
+                transform::inverse(transform.basis, self.signs(transform), out);
             }
             out.iter_mut().for_each(|x| *x *= scale);
         }
@@ -92,7 +92,7 @@ impl State {
                     self.level.dispatch(RmsNorm { row: line, weight, epsilon: norm.epsilon });
                 }
                 if let Some(transform) = transform {
-                    transform::forward(self.level, transform.basis, self.signs(transform), line);
+                    transform::forward(transform.basis, self.signs(transform), line);
                 }
                 self.write_row(out, row, line);
             }
