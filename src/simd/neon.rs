@@ -83,6 +83,7 @@ impl Simd for Neon {
         unsafe fn load_i32(at: *const i32) -> int32x4_t { vld1q_s32(at) }
         fn to_f32(x: int32x4_t) -> float32x4_t { vcvtq_f32_s32(x) }
         unsafe fn load_bytes(at: *const i8) -> int8x16_t { vld1q_s8(at) }
+        fn prefetch(at: *const u8) { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags)); }
         unsafe fn load_half(at: *const i8) -> int8x16_t { vcombine_s8(vld1_s8(at), vdup_n_s8(0)) }
         unsafe fn splat_4(at: *const i8) -> int8x16_t {
             vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()))

@@ -115,6 +115,8 @@ pub trait Simd: Copy {
 
     /// `4 * LANES` bytes.
     unsafe fn load_bytes(self, at: *const i8) -> Self::Bytes;
+    /// Says that a byte will be read soon; any pointer will do.
+    fn prefetch(self, at: *const u8);
     /// `2 * LANES` bytes, then zeros.
     unsafe fn load_half(self, at: *const i8) -> Self::Bytes;
     /// 4 bytes, in each lane.

@@ -76,6 +76,7 @@ impl Simd for Portable {
         unsafe fn load_i32(at: *const i32) -> [i32; LANES] { read(at) }
         fn to_f32(x: [i32; LANES]) -> [f32; LANES] { x.map(|x| x as f32) }
         unsafe fn load_bytes(at: *const i8) -> [i8; 4 * LANES] { read(at) }
+        fn prefetch(_at: *const u8) {}
         unsafe fn load_half(at: *const i8) -> [i8; 4 * LANES] {
             let half: [i8; 2 * LANES] = read(at);
             from_fn(|i| if i < half.len() { half[i] } else { 0 })

@@ -14,7 +14,7 @@ mod models;
 mod planes;
 mod scratch;
 mod source;
-mod tidy;
 mod text;
+mod tidy;
 mod transform;
 mod types;
