@@ -171,7 +171,8 @@ impl Scratch {
 /// `out[c * count + r]` = row `first + r` of the weight times column `c`, for `count` rows.
 ///
 /// # Panics
-/// If there are more than [`COLUMNS_MAX`] columns or [`ROWS_MAX`] rows, a length does not fit, or [`refusal`] has one.
+/// If there are more than [`COLUMNS_MAX`] columns or [`ROWS_MAX`] rows, a length does not fit, or
+/// [`refusal`] has one.
 #[allow(clippy::too_many_arguments, reason = "a kernel: planes in, products out")]
 pub fn mat_vec(
     level: Level,
