@@ -75,6 +75,7 @@ impl Simd for Avx2 {
         unsafe fn load_i32(at: *const i32) -> __m256i { _mm256_loadu_si256(at.cast()) }
         fn to_f32(x: __m256i) -> __m256 { _mm256_cvtepi32_ps(x) }
         unsafe fn load_bytes(at: *const i8) -> __m256i { _mm256_loadu_si256(at.cast()) }
+        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m256i {
             _mm256_zextsi128_si256(_mm_loadu_si128(at.cast()))
         }

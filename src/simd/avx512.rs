@@ -85,6 +85,7 @@ impl Simd for Avx512 {
         unsafe fn load_i32(at: *const i32) -> __m512i { _mm512_loadu_si512(at.cast()) }
         fn to_f32(x: __m512i) -> __m512 { _mm512_cvtepi32_ps(x) }
         unsafe fn load_bytes(at: *const i8) -> __m512i { _mm512_loadu_si512(at.cast()) }
+        fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m512i {
             _mm512_zextsi256_si512(_mm256_loadu_si256(at.cast()))
         }

@@ -64,7 +64,9 @@ impl Simd for Neon {
         fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t { vsubq_f32(a, b) }
         fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
         fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
-        fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+        fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            vfmaq_f32(c, a, b)
+        }
         fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmaxq_f32(a, b) }
         fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vminq_f32(a, b) }
         fn abs(a: float32x4_t) -> float32x4_t { vabsq_f32(a) }
@@ -83,7 +85,12 @@ impl Simd for Neon {
         unsafe fn load_i32(at: *const i32) -> int32x4_t { vld1q_s32(at) }
         fn to_f32(x: int32x4_t) -> float32x4_t { vcvtq_f32_s32(x) }
         unsafe fn load_bytes(at: *const i8) -> int8x16_t { vld1q_s8(at) }
-        unsafe fn load_half(at: *const i8) -> int8x16_t { vcombine_s8(vld1_s8(at), vdup_n_s8(0)) }
+        fn prefetch(at: *const u8) {
+            asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags));
+        }
+        unsafe fn load_half(at: *const i8) -> int8x16_t {
+            vcombine_s8(vld1_s8(at), vdup_n_s8(0))
+        }
         unsafe fn splat_4(at: *const i8) -> int8x16_t {
             vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()))
         }

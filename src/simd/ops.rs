@@ -49,6 +49,7 @@ impl super::Level {
 /// # Safety
 /// Every `unsafe` method reads or writes as many elements at its pointer as its comment says; the
 /// pointer must be valid for that, and need not be aligned.
+#[allow(clippy::missing_safety_doc, reason = "said once, above")]
 pub trait Simd: Copy {
     /// Floats of a vector.
     const LANES: usize;
@@ -115,6 +116,8 @@ pub trait Simd: Copy {
 
     /// `4 * LANES` bytes.
     unsafe fn load_bytes(self, at: *const i8) -> Self::Bytes;
+    /// Says that a byte will be read soon; any pointer will do.
+    fn prefetch(self, at: *const u8);
     /// `2 * LANES` bytes, then zeros.
     unsafe fn load_half(self, at: *const i8) -> Self::Bytes;
     /// 4 bytes, in each lane.
@@ -150,7 +153,10 @@ macro_rules! ops {
         }
         ops! { $($rest)* }
     };
-    (unsafe fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $($body:tt)* } $($rest:tt)*) => {
+    (
+        unsafe fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? { $($body:tt)* }
+        $($rest:tt)*
+    ) => {
         #[inline(always)]
         unsafe fn $name(self, $($arg: $ty),*) $(-> $ret)? {
             #[allow(unused_unsafe, reason = "some bodies are plain Rust")]

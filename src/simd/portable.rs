@@ -40,7 +40,9 @@ impl Simd for Portable {
     ops! {
         fn splat(x: f32) -> [f32; LANES] { [x; LANES] }
         unsafe fn load(at: *const f32) -> [f32; LANES] { read(at) }
-        unsafe fn store(at: *mut f32, x: [f32; LANES]) { at.cast::<[f32; LANES]>().write_unaligned(x) }
+        unsafe fn store(at: *mut f32, x: [f32; LANES]) {
+            at.cast::<[f32; LANES]>().write_unaligned(x)
+        }
         unsafe fn load_f16(at: *const u16) -> [f32; LANES] {
             read::<u16, LANES>(at).map(|bits| f16::from_bits(bits).to_f32())
         }
@@ -76,6 +78,7 @@ impl Simd for Portable {
         unsafe fn load_i32(at: *const i32) -> [i32; LANES] { read(at) }
         fn to_f32(x: [i32; LANES]) -> [f32; LANES] { x.map(|x| x as f32) }
         unsafe fn load_bytes(at: *const i8) -> [i8; 4 * LANES] { read(at) }
+        fn prefetch(_at: *const u8) {}
         unsafe fn load_half(at: *const i8) -> [i8; 4 * LANES] {
             let half: [i8; 2 * LANES] = read(at);
             from_fn(|i| if i < half.len() { half[i] } else { 0 })
@@ -98,7 +101,8 @@ impl Simd for Portable {
             table: &PairTable,
             codes: [i8; 4 * LANES]
         ) -> ([i8; 4 * LANES], [i8; 4 * LANES]) {
-            let value = |i: usize| table.both[usize::from(codes[i / 2] as u8)].to_le_bytes()[i % 2] as i8;
+            let pair = |code: i8| table.both[usize::from(code as u8)].to_le_bytes();
+            let value = |i: usize| pair(codes[i / 2])[i % 2] as i8;
             (from_fn(value), from_fn(|i| value(4 * LANES + i)))
         }
     }

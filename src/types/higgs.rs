@@ -242,7 +242,11 @@ impl TensorType for Higgs {
     }
 
     fn layout(&self) -> Layout {
-        if (self.p, self.bits) == (2, 8) { Layout::Pairs } else { Layout::Opaque }
+        match (self.p, self.bits) {
+            (1, 8) => Layout::Integers,
+            (2, 8) => Layout::Pairs,
+            _ => Layout::Opaque,
+        }
     }
 
     fn table(&self) -> Option<&'static [i8]> {

@@ -71,6 +71,8 @@ pub enum Layout {
     Bf16,
     /// Blocks of 32: a half-precision scale, then the integers.
     ScaledBytes,
+    /// The integers; the scale of a group is its norm.
+    Integers,
     /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
     /// its norm.
     Pairs,

@@ -1,10 +1,8 @@
 //! The kernels and the CPU backend against plain loops and the reference backend.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gridmill::backend::cpu::{Cpu, Pool};
+use gridmill::backend::cpu::Cpu;
 use gridmill::backend::reference::Reference;
 use gridmill::backend::{Backend, Capacity, KvFormat, Values};
 use gridmill::plan::{
@@ -44,7 +42,7 @@ fn tensor(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize)
     let mut codes = vec![0; rows * kind.row_bytes(cols).unwrap()];
     let is_grid = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
     let group = if is_grid { group } else { 0 };
-    let mut norms = vec![0; if group == 0 { 0 } else { 2 * rows * cols / group }];
+    let mut norms = vec![0; (2 * rows * cols).checked_div(group).unwrap_or(0)];
     if kind.can_encode() {
         let values = random.floats(rows * cols);
         kind.encode(&values, cols, group, &mut codes, &mut norms);
@@ -135,7 +133,7 @@ fn check_products(kind: &'static dyn TensorType, rows: usize, cols: usize, group
     for count in [1, 2, 7, 8, 9, 33] {
         let is_int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
         let floats = Random(7).floats(count * cols);
-        let activation_group = [64, 32, 16].into_iter().find(|&g| cols % g == 0).unwrap();
+        let activation_group = [64, 32, 16].into_iter().find(|&g| cols.is_multiple_of(g)).unwrap();
         let ints = quantised(count, cols, activation_group);
         let (columns, exact): (Columns, Vec<Vec<f32>>) = if is_int8 {
             let (stride, subs) = (dot::codes_stride(cols), dot::subs_stride(cols));
@@ -230,52 +228,6 @@ fn products_of_odd_shapes_match_plain_loops() {
     }
 }
 
-#[test]
-fn pool_runs_every_piece_once_and_in_step() {
-    for workers in [1, 2, 5] {
-        let mut pool = Pool::new(workers).unwrap();
-        let counts: Vec<AtomicUsize> = (0..97).map(|_| AtomicUsize::new(0)).collect();
-        for _ in 0..200 {
-            pool.run(&|worker| {
-                for step in 0..5 {
-                    for piece in worker.pieces(counts.len()) {
-                        counts[piece].fetch_add(1, Ordering::Relaxed);
-                    }
-                    worker.barrier();
-                    let seen = counts[step].load(Ordering::Relaxed);
-                    worker.barrier();
-                    assert_eq!(counts[96].load(Ordering::Relaxed) % 5, seen % 5);
-                    worker.barrier();
-                }
-            });
-        }
-        assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1000));
-    }
-}
-
-#[test]
-fn pool_survives_a_panic() {
-    let mut pool = Pool::new(3).unwrap();
-    for guilty in 0..3 {
-        let failure = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(&|worker| {
-                worker.barrier();
-                if worker.index() == guilty {
-                    std::panic::resume_unwind(Box::new(guilty));
-                }
-                worker.barrier();
-            });
-        }));
-        assert_eq!(failure.unwrap_err().downcast_ref(), Some(&guilty));
-        let count = AtomicUsize::new(0);
-        pool.run(&|worker| {
-            worker.barrier();
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(count.into_inner(), 3);
-    }
-}
-
 /// What a small plan is made of.
 #[derive(Clone, Copy)]
 struct Shape {
@@ -294,6 +246,88 @@ struct Shape {
 const WIDTH: usize = 192;
 const VOCABULARY: usize = 50;
 
+/// The slots of a small plan, past its inputs and logits.
+struct Slots {
+    x: Slot,
+    y: Slot,
+    angles: Slot,
+    q: Slot,
+    k: Slot,
+    v: Slot,
+    attended: Slot,
+    gate: Slot,
+    up: Slot,
+    /// Prepared rows: for q, k, v and the gates; for the output; for the way down; for the head.
+    prepared: [Slot; 4],
+}
+
+/// The weights of a small plan.
+struct Weights {
+    norms: [Norm; 3],
+    bias: Weight,
+    frequencies: Weight,
+    table: Weight,
+    /// q, k, v, output, gate, up, down.
+    matrices: [Weight; 7],
+}
+
+fn slots(plan: &mut Plan, shape: Shape) -> Slots {
+    let Shape { heads, kv_heads, head_len, group, .. } = shape;
+    let int8 = matches!(by_name(shape.kind).unwrap().kernel(), Kernel::Int8 { .. });
+    let format = if int8 { Format::Int8 { group } } else { Format::F32 };
+    let mut slot = |name, extent, width, format| {
+        plan.slots.push(SlotInfo { name, extent, width, format });
+        Slot(plan.slots.len() - 1)
+    };
+    for name in ["tokens", "positions", "sequences"] {
+        slot(name, Extent::Tokens, 1, Format::U32);
+    }
+    slot("logit_rows", Extent::LogitRows, 1, Format::U32);
+    slot("logits", Extent::LogitRows, VOCABULARY, Format::F32);
+    let mut float = |name, width| slot(name, Extent::Tokens, width, Format::F32);
+    Slots {
+        x: float("x", WIDTH),
+        y: float("y", WIDTH),
+        angles: float("angles", head_len / 2),
+        q: float("q", heads * head_len),
+        k: float("k", kv_heads * head_len),
+        v: float("v", kv_heads * head_len),
+        attended: float("attended", heads * head_len),
+        gate: float("gate", 384),
+        up: float("up", 384),
+        prepared: [
+            slot("prepared", Extent::Tokens, WIDTH, format),
+            slot("prepared", Extent::Tokens, heads * head_len, format),
+            slot("prepared", Extent::Tokens, 384, format),
+            slot("prepared", Extent::LogitRows, WIDTH, format),
+        ],
+    }
+}
+
+fn weights(plan: &mut Plan, shape: Shape) -> Weights {
+    let mut weight = |kind: &'static str, rows: usize, cols: usize, basis: Basis| {
+        let mut weight = tensor(by_name(kind).unwrap(), rows, cols, 64);
+        weight.basis = basis;
+        if basis != Basis::Original {
+            let signs = transform::signs(3, cols).into_iter().map(i8::cast_unsigned);
+            weight.signs = signs.collect::<Vec<u8>>().into();
+        }
+        plan.weights.push(weight);
+        Weight(plan.weights.len() - 1)
+    };
+    let (q, kv) = (shape.heads * shape.head_len, shape.kv_heads * shape.head_len);
+    let mut vector = |width| weight("F32", 1, width, Basis::Original);
+    let norms = [WIDTH, WIDTH, shape.head_len];
+    let norms = norms.map(|width| Norm { weight: vector(width), epsilon: 1e-5 });
+    let (bias, frequencies) = (vector(q), vector(shape.head_len / 4));
+    let mut matrix = |(rows, cols)| weight(shape.kind, rows, cols, shape.basis);
+    let table = matrix((VOCABULARY, WIDTH));
+    let inputs = [(q, WIDTH), (kv, WIDTH), (kv, WIDTH), (WIDTH, q)];
+    let [a, b, c, d] = inputs.map(&mut matrix);
+    let [e, f, g] = [(384, WIDTH), (384, WIDTH), (WIDTH, 384)].map(matrix);
+    Weights { norms, bias, frequencies, table, matrices: [a, b, c, d, e, f, g] }
+}
+
 /// One layer with everything in it; weights at random.
 fn plan(shape: Shape) -> Plan {
     let mut plan = Plan {
@@ -308,80 +342,54 @@ fn plan(shape: Shape) -> Plan {
         logit_rows: Slot(3),
         logits: Slot(4),
     };
-    let Shape { heads, kv_heads, head_len, group, .. } = shape;
-    let mut slot = |name, extent, width, format| {
-        plan.slots.push(SlotInfo { name, extent, width, format });
-        Slot(plan.slots.len() - 1)
-    };
-    let kind = by_name(shape.kind).unwrap();
-    let int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
-    let format = if int8 { Format::Int8 { group } } else { Format::F32 };
-    let [tokens, positions, sequences] =
-        ["tokens", "positions", "sequences"].map(|name| slot(name, Extent::Tokens, 1, Format::U32));
-    let logit_rows = slot("logit_rows", Extent::LogitRows, 1, Format::U32);
-    let logits = slot("logits", Extent::LogitRows, VOCABULARY, Format::F32);
-    let mut float = |name, width| slot(name, Extent::Tokens, width, Format::F32);
-    let x = float("x", WIDTH);
-    let angles = float("angles", head_len / 2);
-    let (q, out) = (float("q", heads * head_len), float("attended", heads * head_len));
-    let [k, v] = ["k", "v"].map(|name| float(name, kv_heads * head_len));
-    let [gate, up] = ["gate", "up"].map(|name| float(name, 384));
-    let y = float("y", WIDTH);
-    let a = slot("a", Extent::Tokens, WIDTH, format);
-    let b = slot("b", Extent::Tokens, heads * head_len, format);
-    let c = slot("c", Extent::Tokens, 384, format);
-    let d = slot("d", Extent::LogitRows, WIDTH, format);
+    let (slots, weights) = (slots(&mut plan, shape), weights(&mut plan, shape));
+    let (table, tokens, positions) = (weights.table, plan.tokens, plan.positions);
+    let transform = transform_of(shape, table);
+    let frequencies = weights.frequencies;
+    plan.ops = vec![
+        Op::Embed { tokens, table, transform, scale: 1.5, out: slots.x },
+        Op::Angles { positions, frequencies, out: slots.angles },
+    ];
+    plan.ops.extend(attention(shape, &slots, &weights, &plan));
+    plan.ops.extend(feed_forward(shape, &slots, &weights));
+    let (input, out) = (Input::Rows(slots.x), slots.prepared[3]);
+    let (rows, norm) = (Some(plan.logit_rows), Some(weights.norms[0]));
+    plan.ops.push(Op::Prepare { input, rows, norm, transform, out });
+    plan.ops.push(Op::MatMul { input: out, parts: vec![part(table, plan.logits, false)] });
+    plan.ops.push(Op::SoftCap { x: plan.logits, cap: 3.0 });
+    plan
+}
 
-    let mut weight = |kind: &'static str, rows: usize, cols: usize, basis: Basis| {
-        let mut weight = tensor(by_name(kind).unwrap(), rows, cols, 64);
-        weight.basis = basis;
-        if basis != Basis::Original {
-            let signs = transform::signs(3, cols).into_iter().map(i8::cast_unsigned);
-            weight.signs = signs.collect::<Vec<u8>>().into();
-        }
-        plan.weights.push(weight);
-        Weight(plan.weights.len() - 1)
-    };
-    let mut norm = |width| Norm { weight: weight("F32", 1, width, Basis::Original), epsilon: 1e-5 };
-    let (norm_x, norm_y, norm_q) = (norm(WIDTH), norm(WIDTH), norm(head_len));
-    let bias = weight("F32", 1, heads * head_len, Basis::Original);
-    let frequencies = weight("F32", 1, head_len / 4, Basis::Original);
-    let mut matrix = |rows, cols| weight(shape.kind, rows, cols, shape.basis);
-    let table = matrix(VOCABULARY, WIDTH);
-    let [wq, wk, wv] = [heads, kv_heads, kv_heads].map(|n| matrix(n * head_len, WIDTH));
-    let wo = matrix(WIDTH, heads * head_len);
-    let [w_gate, w_up] = [384, 384].map(|rows| matrix(rows, WIDTH));
-    let w_down = matrix(WIDTH, 384);
+fn transform_of(shape: Shape, signs: Weight) -> Option<Transform> {
+    (shape.basis != Basis::Original).then_some(Transform { basis: shape.basis, signs })
+}
 
-    let transform =
-        |signs| (shape.basis != Basis::Original).then_some(Transform { basis: shape.basis, signs });
-    let part = |weight, out, add| Part { weight, bias: None, add, out };
+fn part(weight: Weight, out: Slot, add: bool) -> Part {
+    Part { weight, bias: None, add, out }
+}
+
+fn attention(shape: Shape, slots: &Slots, weights: &Weights, plan: &Plan) -> Vec<Op> {
+    let Shape { heads, head_len, pairing, window, soft_cap, .. } = shape;
+    let Slots { x, angles, q, k, v, attended, prepared: [input, attended_input, ..], .. } = *slots;
+    let [wq, wk, wv, wo, ..] = weights.matrices;
+    let (positions, sequences) = (plan.positions, plan.sequences);
     let prepare = |slot, norm, signs, out| Op::Prepare {
         input: Input::Rows(slot),
         rows: None,
         norm,
-        transform: transform(signs),
+        transform: transform_of(shape, signs),
         out,
     };
-    let Shape { activation, pairing, window, soft_cap, .. } = shape;
-    plan.ops = vec![
-        Op::Embed { tokens, table, transform: transform(table), scale: 1.5, out: x },
-        Op::Angles { positions, frequencies, out: angles },
-        prepare(x, Some(norm_x), wq, a),
-        Op::MatMul {
-            input: a,
-            parts: vec![
-                Part { bias: Some(bias), ..part(wq, q, false) },
-                part(wk, k, false),
-                part(wv, v, false),
-            ],
-        },
+    let biased = Part { bias: Some(weights.bias), ..part(wq, q, false) };
+    vec![
+        prepare(x, Some(weights.norms[0]), wq, input),
+        Op::MatMul { input, parts: vec![biased, part(wk, k, false), part(wv, v, false)] },
         Op::Rope {
             q,
             k,
             v,
             angles,
-            q_norm: Some(norm_q),
+            q_norm: Some(weights.norms[2]),
             k_norm: None,
             pairing,
             head_len,
@@ -389,31 +397,40 @@ fn plan(shape: Shape) -> Plan {
             sequences,
             layer: 0,
         },
-        Op::Attend { q, positions, sequences, layer: 0, heads, scale: 0.2, window, soft_cap, out },
-        prepare(out, None, wo, b),
-        Op::MatMul { input: b, parts: vec![part(wo, x, true)] },
-        prepare(x, Some(norm_x), w_gate, a),
-        Op::MatMul { input: a, parts: vec![part(w_gate, gate, false), part(w_up, up, false)] },
-        Op::Prepare {
-            input: Input::Gated { gate, up, activation },
-            rows: None,
-            norm: None,
-            transform: transform(w_down),
-            out: c,
+        Op::Attend {
+            q,
+            positions,
+            sequences,
+            layer: 0,
+            heads,
+            scale: 0.2,
+            window,
+            soft_cap,
+            out: attended,
         },
-        Op::MatMul { input: c, parts: vec![part(w_down, y, false)] },
-        Op::AddNorm { x, y, norm: norm_y },
-        Op::Prepare {
-            input: Input::Rows(x),
-            rows: Some(logit_rows),
-            norm: Some(norm_x),
-            transform: transform(table),
-            out: d,
-        },
-        Op::MatMul { input: d, parts: vec![part(table, logits, false)] },
-        Op::SoftCap { x: logits, cap: 3.0 },
-    ];
-    plan
+        prepare(attended, None, wo, attended_input),
+        Op::MatMul { input: attended_input, parts: vec![part(wo, x, true)] },
+    ]
+}
+
+fn feed_forward(shape: Shape, slots: &Slots, weights: &Weights) -> Vec<Op> {
+    let Slots { x, y, gate, up, prepared: [input, _, down_input, _], .. } = *slots;
+    let [.., w_gate, w_up, w_down] = weights.matrices;
+    let activation = shape.activation;
+    let prepare = |input, norm, signs, out| Op::Prepare {
+        input,
+        rows: None,
+        norm,
+        transform: transform_of(shape, signs),
+        out,
+    };
+    vec![
+        prepare(Input::Rows(x), Some(weights.norms[0]), w_gate, input),
+        Op::MatMul { input, parts: vec![part(w_gate, gate, false), part(w_up, up, false)] },
+        prepare(Input::Gated { gate, up, activation }, None, w_down, down_input),
+        Op::MatMul { input: down_input, parts: vec![part(w_down, y, false)] },
+        Op::AddNorm { x, y, norm: weights.norms[1] },
+    ]
 }
 
 /// Runs both backends op by op on the same inputs; the cache is filled by earlier batches.

@@ -429,8 +429,8 @@ fn add<S: Simd, K: Stored, const T: usize>(
                     *sum = s.fma(weight, value, *sum);
                 }
             }
-            for t in 0..T {
-                s.store(at.add(t * padded), sums[t]);
+            for (t, &sum) in sums.iter().enumerate() {
+                s.store(at.add(t * padded), sum);
             }
         }
     }

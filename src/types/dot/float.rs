@@ -26,7 +26,7 @@ impl WithSimd for MatVec<'_> {
             Layout::F32 => rows::<S, f32>(s, self),
             Layout::F16 => rows::<S, f16>(s, self),
             Layout::Bf16 => rows::<S, bf16>(s, self),
-            Layout::Opaque | Layout::ScaledBytes | Layout::Pairs => decoded_rows(s, self),
+            _ => decoded_rows(s, self),
         }
     }
 }

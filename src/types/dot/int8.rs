@@ -12,7 +12,7 @@
 use crate::simd::{Simd, WithSimd};
 
 use super::super::{Int8Row, Kernel, Layout, SUB, Tensor};
-use super::{Int8Columns, Lookup, Scratch, codes_stride, pairs, subs_stride};
+use super::{Int8Columns, Lookup, Scratch, codes_stride, runs, subs_stride};
 
 /// See [`super::mat_vec`].
 pub(super) struct MatVec<'a> {
@@ -36,7 +36,8 @@ impl WithSimd for MatVec<'_> {
         assert!(columns.scales.len() >= columns.count * subs, "padded scales");
         assert!(columns.sums.len() >= columns.count * subs, "padded sums");
         match self.weight.kind.layout() {
-            Layout::Pairs if pairs::fits(self.weight, columns) => pairs::rows(s, self),
+            Layout::Pairs if runs::fits(self.weight, columns) => runs::rows(s, self),
+            Layout::Integers if runs::fits(self.weight, columns) => runs::rows(s, self),
             _ => unpacked_rows(s, self),
         }
     }

@@ -13,8 +13,8 @@
 
 mod float;
 mod int8;
-mod pairs;
 mod panel;
+mod runs;
 
 use crate::simd::{Level, PairTable, Simd};
 
@@ -149,7 +149,7 @@ pub struct Scratch {
     mins: Vec<f32>,
     halves: Vec<u32>,
     products: Vec<f32>,
-    runs: pairs::Runs,
+    runs: runs::Runs,
 }
 
 impl Scratch {
@@ -163,7 +163,7 @@ impl Scratch {
             mins: vec![0.0; subs],
             halves: vec![0; subs / 2],
             products: vec![0.0; subs],
-            runs: pairs::Runs::new(cols),
+            runs: runs::Runs::new(cols),
         }
     }
 }
@@ -171,7 +171,8 @@ impl Scratch {
 /// `out[c * count + r]` = row `first + r` of the weight times column `c`, for `count` rows.
 ///
 /// # Panics
-/// If there are more than [`COLUMNS_MAX`] columns or [`ROWS_MAX`] rows, a length does not fit, or [`refusal`] has one.
+/// If there are more than [`COLUMNS_MAX`] columns or [`ROWS_MAX`] rows, a length does not fit, or
+/// [`refusal`] has one.
 #[allow(clippy::too_many_arguments, reason = "a kernel: planes in, products out")]
 pub fn mat_vec(
     level: Level,

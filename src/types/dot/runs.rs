@@ -1,5 +1,5 @@
-//! Few columns, weights that are one-byte codes of pairs: looked up and multiplied without a store
-//! in between.
+//! Few columns, weights that are integers, or one-byte codes of pairs, with a norm per group: read
+//! (or looked up) and multiplied without a store in between.
 
 use crate::simd::{PairTable, Simd};
 
@@ -9,8 +9,10 @@ use super::{COLUMNS_MAX, Int8Columns, ROWS_MAX, codes_stride, subs_stride};
 
 /// Weights of a run: they share a scale, and are multiplied at once.
 const RUN: usize = 64;
-/// Bytes of their codes.
+/// Bytes of their codes if a code is a pair.
 const RUN_BYTES: usize = RUN / 2;
+/// How far ahead of its use a weight is asked for: the machine's own guesses end with a page.
+const AHEAD: usize = 2048;
 /// Numbers per run are padded to a vector, so that vectors may read past the last.
 const PAD: usize = 16;
 
@@ -109,9 +111,10 @@ impl Runs {
 pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     let MatVec { weight, lookup, first, count, columns, scratch, out } = work;
     let (codes, subs) = (codes_stride(columns.cols), subs_stride(columns.cols));
-    let table = lookup.pairs.as_ref().expect("the lookup was made for this weight");
+    let table = lookup.pairs.as_deref();
     let planes = weight.rows(first..first + count);
-    assert!(planes.codes.len() == count * weight.cols / 2, "a byte per pair");
+    let bytes = if table.is_some() { weight.cols / 2 } else { weight.cols };
+    assert!(planes.codes.len() == count * bytes, "a byte per integer or pair");
     scratch.runs.read_norms(s, &planes);
     let mut done = 0;
     while done < columns.count {
@@ -141,6 +144,58 @@ pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
 #[inline(always)]
 fn some_columns<S: Simd, const C: usize>(
     s: S,
+    table: Option<&PairTable>,
+    planes: &Rows,
+    columns: &Int8Columns,
+    runs: &mut Runs,
+    out: &mut [f32],
+) {
+    match table {
+        Some(table) => pair_columns::<S, C>(s, table, planes, columns, runs, out),
+        None => integer_columns::<S, C>(s, planes, columns, runs, out),
+    }
+}
+
+#[inline(always)]
+fn integer_columns<S: Simd, const C: usize>(
+    s: S,
+    planes: &Rows,
+    columns: &Int8Columns,
+    runs: &mut Runs,
+    out: &mut [f32],
+) {
+    let count = planes.cols / RUN;
+    let padded = count.next_multiple_of(PAD);
+    let x: [*const i8; C] =
+        std::array::from_fn(|c| columns.codes[c * codes_stride(columns.cols)..].as_ptr());
+    for r in 0..planes.count {
+        runs.scale_row::<S, C>(s, r, count);
+        let codes = planes.codes[r * count * RUN..][..count * RUN].as_ptr();
+        let mut sums = [s.splat(0.0); C];
+        for run in 0..count {
+            s.prefetch(codes.wrapping_add(run * RUN + AHEAD));
+            for c in 0..C {
+                let mut dot = s.splat_i32(0);
+                // SAFETY: `codes` and each column have `count` runs, and so have the products.
+                unsafe {
+                    for at in (run * RUN..(run + 1) * RUN).step_by(4 * S::LANES) {
+                        let w = s.load_bytes(codes.add(at).cast());
+                        dot = s.dot4_signed(dot, w, s.load_bytes(x[c].add(at)));
+                    }
+                    let scale = s.splat(*runs.products.as_ptr().add(c * padded + run));
+                    sums[c] = s.fma(s.to_f32(dot), scale, sums[c]);
+                }
+            }
+        }
+        for c in 0..C {
+            out[c * planes.count + r] = s.sum(sums[c]);
+        }
+    }
+}
+
+#[inline(always)]
+fn pair_columns<S: Simd, const C: usize>(
+    s: S,
     table: &PairTable,
     planes: &Rows,
     columns: &Int8Columns,
@@ -160,6 +215,7 @@ fn some_columns<S: Simd, const C: usize>(
             let mut run = 0;
             if 4 * S::LANES == 2 * RUN_BYTES {
                 while run + 2 <= count {
+                    s.prefetch(codes.wrapping_add(run * RUN_BYTES + AHEAD));
                     let codes = s.load_bytes(codes.add(run * RUN_BYTES).cast());
                     let (a, b) = s.look_up_pairs(&pairs, table, codes);
                     add_run(s, &[a], &x, runs, run, count, &mut sums);
