@@ -2,7 +2,7 @@
 //!
 //! Nothing read from outside is allocated, multiplied or looped over before it passed one of these.
 
-/// Bytes of one string in a GGUF file. llama.cpp accepts 2^30; no real key or token comes near 2^24.
+/// Bytes of one string in a GGUF file. llama.cpp accepts 2^30; no real key or token is near 2^24.
 pub const STRING_BYTES_MAX: u64 = 1 << 24;
 
 /// Elements of one metadata array. The largest real ones are vocabularies of about 2^18.

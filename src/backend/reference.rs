@@ -335,7 +335,11 @@ fn quantise(values: &[f32], group: usize) -> Values {
         let peak = group.iter().fold(0.0f32, |peak, value| peak.max(value.abs()));
         let inverse = if peak == 0.0 { 0.0 } else { 127.0 / peak };
         scales.push(peak / 127.0);
-        codes.extend(group.iter().map(|value| (value * inverse).round_ties_even() as i8));
+        codes.extend(
+            group
+                .iter()
+                .map(|value| (value * inverse).clamp(-127.0, 127.0).round_ties_even() as i8),
+        );
     }
     Values::Int8 { codes, scales }
 }

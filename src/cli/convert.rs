@@ -19,7 +19,8 @@ pub(super) struct Args {
     /// Where the result goes; replaced only when it is whole
     target: PathBuf,
     /// A type or a preset: higgs2, higgs3, higgs4, higgs8
-    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", value_parser = presets::by_name)]
+    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4")]
+    #[arg(value_parser = presets::by_name)]
     kind: &'static dyn TensorType,
     /// Type of the embedding and the head
     #[arg(long, value_name = "TYPE", value_parser = presets::by_name)]

@@ -24,7 +24,8 @@ const WINDOW: usize = 256;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// A type or a preset: higgs2, higgs3, higgs4, higgs8
-    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", value_parser = presets::by_name)]
+    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4")]
+    #[arg(value_parser = presets::by_name)]
     kind: &'static dyn TensorType,
     /// Where the model is kept; the user's cache folder unless said
     #[arg(long, value_name = "DIR")]

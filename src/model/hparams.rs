@@ -85,7 +85,8 @@ impl Hparams {
         let rope_len = width_or("rope.dimension_count", head_len)?;
         if rope_len > head_len || rope_len % 2 != 0 {
             bail!(
-                "{}.rope.dimension_count: expected an even number up to {head_len}, found {rope_len}",
+                "{}.rope.dimension_count: expected an even number up to {head_len}, found \
+                 {rope_len}",
                 arch.name
             );
         }

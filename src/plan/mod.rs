@@ -1,8 +1,8 @@
 //! The forward pass as data: ops over numbered slots, built once and replayed for every batch.
 //!
-//! A plan runs a batch of rows. Each row has a token, a position, a sequence, and perhaps a wish for
-//! logits; prefill, decode and several conversations at once are the same plan. Slots are virtual:
-//! a backend gives them memory, sized by the largest batch it will be asked to run.
+//! A plan runs a batch of rows. Each row has a token, a position, a sequence, and perhaps a wish
+//! for logits; prefill, decode and several conversations at once are the same plan. Slots are
+//! virtual: a backend gives them memory, sized by the largest batch it will be asked to run.
 
 mod op;
 

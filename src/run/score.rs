@@ -1,5 +1,5 @@
-//! Perplexity and KL divergence in llama.cpp's convention: the text is cut into windows of `context`
-//! tokens, each read from nothing, and the second half of each is scored.
+//! Perplexity and KL divergence in llama.cpp's convention: the text is cut into windows of
+//! `context` tokens, each read from nothing, and the second half of each is scored.
 
 use crate::bail;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! Two backends side by side, op by op: which slot is the first to differ?
 //!
-//! Before each op both backends hold the same values, so an error is charged to the op that made it.
+//! Before each op both backends hold the same values, so an error is charged to its op.
 
 use std::collections::BTreeMap;
 

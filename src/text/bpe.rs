@@ -1,26 +1,26 @@
-//! Byte-level BPE: cut a text into pieces, then merge neighbours in the order of the merges.
+//! Byte-level BPE: cut a text into pieces, write the bytes as characters, merge.
 //!
-//! The merge loop is shared with SentencePiece; as in llama.cpp, no merge reaches across a byte
-//! without a token.
+//! The merges are the `tokenizers` crate's. As in llama.cpp, none reaches across a character
+//! without a token, and merges that name a text without one are left out.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::HashSet;
+
+use tokenizers::Model;
+use tokenizers::models::bpe::{self, BPE};
 
 use super::bytes;
-use super::hash::KeyedHash;
 use super::index::TokenIndex;
-use super::merge::{Merger, NO_TOKEN, Symbol};
 use super::pre::PreTokenizer;
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The merges of a vocabulary and the pre-tokenizer that bounds them.
 pub(super) struct Bpe {
     pre: PreTokenizer,
-    /// The rank of a pair of tokens, the least merged first, and the token that they make.
-    merges: HashMap<u64, (u32, u32), KeyedHash>,
-    /// The token of each byte: of its character in the byte alphabet, or `<0x41>` where the
-    /// vocabulary is in UTF-8.
+    merges: BPE,
+    /// The characters that are tokens.
+    characters: HashSet<char>,
+    /// The tokens `<0x00>` to `<0xFF>`, for the bytes of other characters, where they exist.
     byte_tokens: Vec<Option<u32>>,
     /// Merges left out since they name a text that is no token.
     pub(super) skipped_merges: usize,
@@ -36,10 +36,9 @@ impl Bpe {
         if merges.is_empty() {
             bail!("`tokenizer.ggml.merges` is missing or empty, which a BPE tokenizer needs");
         }
-        let mut table = HashMap::with_capacity_and_hasher(merges.len(), KeyedHash::new());
-        let mut skipped_merges = 0;
+        let mut known = Vec::with_capacity(merges.len());
         let mut whole = String::new();
-        for (rank, merge) in (0..).zip(merges) {
+        for (rank, merge) in merges.iter().enumerate() {
             // The left text has at least one character, which may be a space itself.
             let first = merge.chars().next().map_or(0, char::len_utf8);
             let Some((_, right)) = merge[first..].split_once(' ') else {
@@ -48,22 +47,22 @@ impl Bpe {
             let left = &merge[..merge.len() - right.len() - 1];
             whole.clear();
             whole.extend([left, right]);
-            match (index.get(left), index.get(right), index.get(&whole)) {
-                (Some(left), Some(right), Some(whole)) => {
-                    table.entry(pair_key(left, right)).or_insert((rank, whole));
-                }
-                _ => skipped_merges += 1,
+            if [left, right, &whole].iter().all(|text| index.get(text).is_some()) {
+                known.push((left.to_owned(), right.to_owned()));
             }
         }
-        let byte_token = |byte: u8| {
-            if pre.escape_spaces {
-                index.byte_token(byte)
-            } else {
-                index.get(bytes::CHARS[usize::from(byte)].encode_utf8(&mut [0; 4]))
-            }
-        };
-        let byte_tokens = (0..=255).map(byte_token).collect();
-        Ok(Bpe { pre, merges: table, byte_tokens, skipped_merges })
+        let skipped_merges = merges.len() - known.len();
+        let tokens = index.tokens();
+        let characters = tokens.iter().filter_map(|token| single_character(token)).collect();
+        let byte_tokens = (0..=255).map(|byte| index.byte_token(byte)).collect();
+        // Of two tokens with one text, the last one is found.
+        let ids: bpe::Vocab = tokens.iter().cloned().zip(0..).collect();
+        let merges = BPE::builder()
+            .vocab_and_merges(ids, known)
+            .ignore_merges(pre.ignore_merges)
+            .build()
+            .map_err(|error| Error::new(error.to_string()))?;
+        Ok(Bpe { pre, merges, characters, byte_tokens, skipped_merges })
     }
 
     /// Whether tokens are UTF-8 with spaces as U+2581, not encoded bytes.
@@ -72,71 +71,70 @@ impl Bpe {
     }
 
     /// Appends the tokens of a text without special tokens.
-    pub(super) fn encode(&self, index: &TokenIndex, text: &str, out: &mut Vec<u32>) {
-        let mut merger = Merger::new();
+    ///
+    /// # Errors
+    ///
+    /// None are known; the crate behind it can return one.
+    pub(super) fn encode(&self, index: &TokenIndex, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        let mut outcome = Ok(());
+        let mut keep = |result: Result<()>| {
+            if outcome.is_ok() {
+                outcome = result;
+            }
+        };
         if self.pre.escape_spaces {
             let text = text.replace(' ', "\u{2581}");
-            self.pre.split(&text, &mut |piece| {
-                self.encode_characters(index, piece, &mut merger, out);
-            });
-            return;
-        }
-        let mut encoded = String::new();
-        self.pre.split(text, &mut |piece| {
-            if self.pre.ignore_merges {
+            // Lines are never merged with words, but blank lines are tokens.
+            let is_blank = |piece: &str| piece.bytes().all(|byte| byte == b'\n');
+            self.pre.split(
+                &text,
+                &mut |piece| match index.get(piece).filter(|_| is_blank(piece)) {
+                    Some(id) => out.push(id),
+                    None => keep(self.encode_piece(index, piece, out)),
+                },
+            );
+        } else {
+            let mut encoded = String::new();
+            self.pre.split(text, &mut |piece| {
                 encoded.clear();
                 encoded.extend(piece.bytes().map(|byte| bytes::CHARS[usize::from(byte)]));
-                if let Some(id) = index.get(&encoded) {
-                    out.push(id);
-                    return;
-                }
-            }
-            let bytes = piece.bytes().map(|b| (self.byte_token(b).unwrap_or(NO_TOKEN), 1));
-            let symbols = merger.run(bytes, |left, right| self.pair(left, right));
-            // A byte without a token has no place in the output; llama.cpp drops it too.
-            out.extend(symbols.map(|symbol| symbol.id).filter(|&id| id != NO_TOKEN));
-        });
-    }
-
-    /// The same for a vocabulary in UTF-8.
-    fn encode_characters(
-        &self,
-        index: &TokenIndex,
-        piece: &str,
-        merger: &mut Merger<Reverse<u32>>,
-        out: &mut Vec<u32>,
-    ) {
-        // Lines are never merged with words, but blank lines are tokens.
-        if piece.bytes().all(|byte| byte == b'\n')
-            && let Some(id) = index.get(piece)
-        {
-            out.push(id);
-            return;
+                keep(self.encode_piece(index, &encoded, out));
+            });
         }
-        let characters = piece.char_indices().map(|(start, character)| {
-            let len = character.len_utf8();
-            (index.get(&piece[start..start + len]).unwrap_or(NO_TOKEN), len as u32)
-        });
-        for symbol in merger.run(characters, |left, right| self.pair(left, right)) {
-            if symbol.id == NO_TOKEN {
-                let bytes = piece[symbol.start as usize..][..symbol.len as usize].bytes();
-                out.extend(bytes.filter_map(|byte| self.byte_token(byte)));
-            } else {
-                out.push(symbol.id);
-            }
+        outcome
+    }
+
+    fn encode_piece(&self, index: &TokenIndex, piece: &str, out: &mut Vec<u32>) -> Result<()> {
+        let is_unknown = |character: char| !self.characters.contains(&character);
+        let is_whole = self.pre.ignore_merges && index.get(piece).is_some();
+        if is_whole || !piece.contains(is_unknown) {
+            return self.merge(piece, out);
         }
+        let mut rest = piece;
+        while let Some(at) = rest.find(is_unknown) {
+            self.merge(&rest[..at], out)?;
+            let unknown = rest[at..].chars().next().map_or(0, char::len_utf8);
+            let spelled = rest[at..at + unknown].bytes();
+            if self.pre.escape_spaces {
+                out.extend(spelled.filter_map(|byte| self.byte_tokens[usize::from(byte)]));
+            }
+            rest = &rest[at + unknown..];
+        }
+        self.merge(rest, out)
     }
 
-    fn byte_token(&self, byte: u8) -> Option<u32> {
-        self.byte_tokens[usize::from(byte)]
-    }
-
-    fn pair(&self, left: &Symbol, right: &Symbol) -> Option<(Reverse<u32>, u32)> {
-        let &(rank, id) = self.merges.get(&pair_key(left.id, right.id))?;
-        Some((Reverse(rank), id))
+    fn merge(&self, piece: &str, out: &mut Vec<u32>) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let tokens = self.merges.tokenize(piece).map_err(|error| Error::new(error.to_string()))?;
+        out.extend(tokens.iter().map(|token| token.id));
+        Ok(())
     }
 }
 
-fn pair_key(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
+fn single_character(token: &str) -> Option<char> {
+    let mut characters = token.chars();
+    let character = characters.next()?;
+    characters.next().is_none().then_some(character)
 }

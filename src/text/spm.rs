@@ -15,7 +15,12 @@ pub(super) struct Spm {
     unknown: Option<u32>,
     /// Bytes of the longest token.
     longest: usize,
+    /// Whether no token has a space after another character, so that no merge crosses that place.
+    cuts_at_spaces: bool,
 }
+
+/// What stands for a space.
+const SPACE: char = '\u{2581}';
 
 /// A score, which is never compared with one that is not a number in a real file.
 #[derive(Clone, Copy)]
@@ -30,16 +35,32 @@ impl Spm {
         let byte_tokens =
             (0..=255).map(|byte| index.byte_token(byte).or_else(|| as_character(byte))).collect();
         let longest = index.tokens().iter().map(String::len).max().unwrap_or(0);
-        Spm { scores, byte_tokens, unknown, longest }
+        let cuts_at_spaces = index.tokens().iter().all(|token| spaces(token).next().is_none());
+        Spm { scores, byte_tokens, unknown, longest, cuts_at_spaces }
     }
 
     /// Appends the tokens of a text in which spaces are U+2581 already.
     pub(super) fn encode(&self, index: &TokenIndex, text: &str, out: &mut Vec<u32>) {
+        let mut merger = Merger::new();
+        let mut start = 0;
+        // A heap over a whole text is out of every cache; over a word it is not.
+        for end in spaces(text).filter(|_| self.cuts_at_spaces).chain([text.len()]) {
+            self.encode_piece(index, &text[start..end], &mut merger, out);
+            start = end;
+        }
+    }
+
+    fn encode_piece(
+        &self,
+        index: &TokenIndex,
+        text: &str,
+        merger: &mut Merger<Score>,
+        out: &mut Vec<u32>,
+    ) {
         let characters = text.char_indices().map(|(start, character)| {
             let len = character.len_utf8();
             (index.get(&text[start..start + len]).unwrap_or(NO_TOKEN), len as u32)
         });
-        let mut merger = Merger::new();
         let symbols = merger.run(characters, |left, right| {
             let (start, len) = (left.start as usize, (left.len + right.len) as usize);
             if len > self.longest {
@@ -58,6 +79,16 @@ impl Spm {
             out.extend(bytes.filter_map(|b| self.byte_tokens[usize::from(b)].or(self.unknown)));
         }
     }
+}
+
+/// Where a space follows another character.
+fn spaces(text: &str) -> impl Iterator<Item = usize> {
+    let mut after_space = true;
+    text.char_indices().filter_map(move |(at, character)| {
+        let is_cut = character == SPACE && !after_space;
+        after_space = character == SPACE;
+        is_cut.then_some(at)
+    })
 }
 
 impl Ord for Score {

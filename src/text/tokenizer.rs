@@ -129,7 +129,7 @@ impl Tokenizer {
                 Fragment::Text(text) => text,
             };
             match &self.model {
-                Model::Bpe(bpe) => bpe.encode(&self.index, text, &mut out),
+                Model::Bpe(bpe) => bpe.encode(&self.index, text, &mut out)?,
                 Model::Spm { spm, add_space_prefix } => {
                     let prefix = if *add_space_prefix && after_special { "\u{2581}" } else { "" };
                     let escaped = format!("{prefix}{}", text.replace(' ', "\u{2581}"));

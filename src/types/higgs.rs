@@ -196,7 +196,7 @@ impl Higgs {
         match self.p {
             1 if self.is_even() => {
                 let codes = out.iter_mut().zip(rows.codes);
-                codes.for_each(|(to, &code)| *to = code.cast_signed().max(-127));
+                codes.for_each(|(to, &code)| *to = code.cast_signed());
             }
             1 => self.integers::<1>(rows, out),
             2 => self.integers::<2>(rows, out),

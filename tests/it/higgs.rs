@@ -153,7 +153,7 @@ fn any_bytes_decode() {
     for kind in HIGGS {
         let mut codes: Vec<u8> = (0..kind.row_bytes(256).unwrap()).map(|i| i as u8).collect();
         if kind.table().is_none() {
-            codes.fill(0x80);
+            codes.fill(0x81);
         }
         let table = vec![i8::MIN; kind.table().map_or(0, <[i8]>::len)];
         let rows = Rows {
