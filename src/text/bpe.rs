@@ -37,6 +37,7 @@ impl Bpe {
             bail!("`tokenizer.ggml.merges` is missing or empty, which a BPE tokenizer needs");
         }
         let mut known = Vec::with_capacity(merges.len());
+        let (mut seen, mut skipped_merges) = (HashSet::new(), 0);
         let mut whole = String::new();
         for (rank, merge) in merges.iter().enumerate() {
             // The left text has at least one character, which may be a space itself.
@@ -47,11 +48,14 @@ impl Bpe {
             let left = &merge[..merge.len() - right.len() - 1];
             whole.clear();
             whole.extend([left, right]);
-            if [left, right, &whole].iter().all(|text| index.get(text).is_some()) {
+            let is_known = [left, right, &whole].iter().all(|text| index.get(text).is_some());
+            // Of two equal pairs, the first one counts.
+            if is_known && seen.insert((left, right)) {
                 known.push((left.to_owned(), right.to_owned()));
+            } else if !is_known {
+                skipped_merges += 1;
             }
         }
-        let skipped_merges = merges.len() - known.len();
         let tokens = index.tokens();
         let characters = tokens.iter().filter_map(|token| single_character(token)).collect();
         let byte_tokens = (0..=255).map(|byte| index.byte_token(byte)).collect();
