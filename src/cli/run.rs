@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// End at this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Go on past the end of generation
+    /// Never choose a token that ends generation
     #[arg(long)]
     ignore_eos: bool,
     /// Print tokens per second at the end, on stderr

@@ -10,7 +10,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
 use crate::transform;
-use crate::types::{Basis, Rows, Tensor};
+use crate::types::{Basis, Rows, Tensor, norm_bytes};
 
 /// Rows that one task codes.
 const ROWS: usize = 16;
@@ -48,7 +48,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
     };
     let table = item.kind.table().map(|table| bytemuck::cast_slice(table).to_vec());
     let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
-    let norm_bytes = if item.group == 0 { 0 } else { 2 * item.cols / item.group };
+    let norm_bytes = norm_bytes(item.cols, item.group);
     let mut encoded = Encoded {
         codes: vec![0; item.rows * row_bytes],
         norms: vec![0; item.rows * norm_bytes],

@@ -66,7 +66,7 @@ pub fn convert(
     let items = plan(source, options)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
-    for (item, planes) in jobs {
+    for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let encoded = encode::encode(&tensor, &item).at(source.path().display())?;
         for plane in planes {
@@ -82,13 +82,19 @@ pub fn convert(
     Ok(Report { lines, file_bytes, source_bytes, time })
 }
 
+/// A tensor to code, and which of its planes to write.
+struct Job {
+    item: Item,
+    planes: Vec<Plane>,
+}
+
 /// Opens the target with the records of everything that will be written, in order.
 fn lay_out(
     source: &Source,
     target: &Path,
     options: &Options,
     items: Vec<Item>,
-) -> Result<(Writer, Vec<(Item, Vec<Plane>)>)> {
+) -> Result<(Writer, Vec<Job>)> {
     let mut builder = PlanesBuilder::new(options.form);
     let mut records = Vec::new();
     let mut jobs = Vec::new();
@@ -113,7 +119,7 @@ fn lay_out(
                 records.push(plane.tensor);
             }
         }
-        jobs.push((item, planes));
+        jobs.push(Job { item, planes });
     }
     let mut metadata = source.metadata().clone();
     builder.finish(&mut metadata);

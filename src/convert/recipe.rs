@@ -69,8 +69,7 @@ impl Item {
     /// Bytes of its codes and norms.
     pub fn bytes(&self) -> usize {
         let codes = self.kind.row_bytes(self.cols).expect("the choice fits");
-        let norms = if self.group == 0 { 0 } else { 2 * self.cols / self.group };
-        self.rows * (codes + norms)
+        self.rows * (codes + types::norm_bytes(self.cols, self.group))
     }
 
     /// Bits per value.

@@ -14,7 +14,7 @@ pub struct Request {
     pub tokens_max: Option<usize>,
     /// Texts that end the answer and are not part of it.
     pub stop: Vec<String>,
-    /// Whether to go on past the end of generation.
+    /// Whether tokens that end generation are never chosen, as llama.cpp's `--ignore-eos` has it.
     pub ignore_end: bool,
 }
 
@@ -81,7 +81,13 @@ pub fn generate(
 ) -> Result<Outcome> {
     let started = Instant::now();
     prompt.iter().for_each(|&token| sampler.accept(token));
-    let mut next = sampler.sample(session.feed(0, prompt)?);
+    let choose = |sampler: &mut Sampler, logits: &mut [f32]| {
+        if request.ignore_end {
+            tokenizer.ends_of_generation().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+        }
+        sampler.sample(logits)
+    };
+    let mut next = choose(sampler, session.feed(0, prompt)?);
     let prompt_time = started.elapsed();
 
     let started = Instant::now();
@@ -91,7 +97,7 @@ pub fn generate(
         if request.tokens_max.is_some_and(|max| tokens.len() >= max) {
             break Ending::Length;
         }
-        if tokenizer.is_end_of_generation(next) && !request.ignore_end {
+        if tokenizer.is_end_of_generation(next) {
             break Ending::EndOfGeneration;
         }
         tokens.push(next);
@@ -109,7 +115,7 @@ pub fn generate(
         if session.len(0) >= session.context() {
             break Ending::ContextFull;
         }
-        next = sampler.sample(session.feed(0, &[next])?);
+        next = choose(sampler, session.feed(0, &[next])?);
     };
     let generate_time = started.elapsed();
     let _ = print(&stream.finish());

@@ -29,7 +29,7 @@ mod tensor;
 
 pub use higgs::{HIGGS, Higgs};
 pub use higgs_fit::Search;
-pub use tensor::{Basis, Bytes, Rows, Tensor};
+pub use tensor::{Basis, Bytes, Rows, Tensor, norm_bytes};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
 pub const SUB: usize = 16;

@@ -111,7 +111,7 @@ impl Tensor {
     /// A run of rows.
     pub fn rows(&self, rows: Range<usize>) -> Rows<'_> {
         let codes = self.row_bytes();
-        let norms = if self.group == 0 { 0 } else { 2 * self.cols / self.group };
+        let norms = norm_bytes(self.cols, self.group);
         Rows {
             count: rows.len(),
             cols: self.cols,
@@ -136,6 +136,11 @@ impl Tensor {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Bytes of one row's norms: half precision, one per group, none where there is no group.
+pub fn norm_bytes(cols: usize, group: usize) -> usize {
+    (2 * cols).checked_div(group).unwrap_or(0)
 }
 
 /// Some rows of a weight, borrowed.

@@ -28,7 +28,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 
 /// One value of the transform's orthonormal matrix, from its definition.
 fn entry(basis: Basis, cols: usize, row: usize, col: usize) -> f64 {
-    let sylvester = |a: usize, b: usize| if (a & b).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let sylvester =
+        |a: usize, b: usize| if (a & b).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     match basis {
         Basis::Original => f64::from(u8::from(row == col)),
         Basis::Hadamard { block } => {
