@@ -54,9 +54,9 @@ impl Outcome {
         rate(self.prompt_tokens, self.prompt_time)
     }
 
-    /// Generated tokens per second.
+    /// Generated tokens per second; the first one belongs to the prompt's time.
     pub fn generate_tps(&self) -> f64 {
-        rate(self.tokens.len(), self.generate_time)
+        rate(self.tokens.len().saturating_sub(1), self.generate_time)
     }
 }
 
