@@ -315,7 +315,8 @@ fn a_killed_conversion_leaves_no_target() {
     let mut child = command.spawn().expect("the program starts");
     let started = Instant::now();
     let begun = |name: &String| name.contains("tmp");
-    while !folder.list().iter().any(begun) && started.elapsed() < Duration::from_secs(60) {
+    while !folder.list().iter().any(begun) {
+        assert!(started.elapsed() < Duration::from_secs(60), "it begins to write");
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().expect("it is still running");
