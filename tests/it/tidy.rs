@@ -146,7 +146,7 @@ fn unfinished(source: &Source) -> Vec<String> {
 
 fn machine_paths(source: &Source) -> Vec<String> {
     any_of(source, MACHINE_PATHS, |text, path| {
-        // `https://host/home/` and `benches/work/` are no paths of a machine.
+        // A folder of that name inside a URL or the repository is no path of a machine.
         let starts_here = |at: &usize| {
             !text[..*at].ends_with(|c: char| c.is_alphanumeric() || "._-~}".contains(c))
         };
