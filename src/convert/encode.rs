@@ -56,7 +56,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
         signs: bytemuck::cast_slice(&signs).to_vec(),
         error: 0.0,
     };
-    if same_form(tensor, item) {
+    if same_form(tensor, item, &signs) {
         encoded.codes.copy_from_slice(&tensor.codes);
         encoded.norms.copy_from_slice(&tensor.norms);
         return Ok(encoded);
@@ -94,12 +94,10 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
 }
 
 /// Whether the codes can be taken as they are.
-fn same_form(tensor: &Tensor, item: &Item) -> bool {
+fn same_form(tensor: &Tensor, item: &Item, signs: &[i8]) -> bool {
     let planes = tensor.kind.id() == item.kind.id() && tensor.group == item.group;
-    planes && tensor.basis == item.basis && {
-        let signs = transform::signs(item.sign_seed, item.cols);
-        item.basis == Basis::Original || *tensor.signs == *bytemuck::cast_slice::<i8, u8>(&signs)
-    }
+    let signs: &[u8] = bytemuck::cast_slice(signs);
+    planes && tensor.basis == item.basis && *tensor.signs == *signs
 }
 
 /// Rows in the basis the model was trained in.

@@ -127,14 +127,6 @@ fn lay_out(
     Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
 }
 
-impl Report {
-    /// Values in layer matrices and vocabulary matrices whose type changed or is below 16 bits:
-    /// what `--bits` counts.
-    pub fn quantised(&self) -> impl Iterator<Item = &Line> {
-        self.lines.iter().filter(|line| line.item.bits_per_weight() < 16.0)
-    }
-}
-
 /// Whether the matrices of a source are so coarse that converting them costs quality twice: stored
 /// in fewer than 8 bits a weight.
 pub fn is_coarse(source: &Source) -> Option<&Tensor> {

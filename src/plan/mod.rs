@@ -87,13 +87,6 @@ pub struct Plan {
     pub logits: Slot,
 }
 
-impl Plan {
-    /// Bytes of the weights, each counted once.
-    pub fn weight_bytes(&self) -> usize {
-        self.weights.iter().map(Tensor::bytes).sum()
-    }
-}
-
 /// The rows of one run of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
