@@ -7,7 +7,7 @@ pub mod reference;
 
 use crate::error::Result;
 use crate::plan::{Batch, Plan, Slot};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 /// How the keys and values of the cache are stored.
@@ -85,26 +85,92 @@ pub trait Backend: Send {
     fn load(&mut self, batch: &Batch) -> Result<()>;
 
     /// Runs some ops, in order, on the batch that was loaded.
-    fn run_ops(&mut self, ops: Range<usize>);
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn run_ops(&mut self, ops: Range<usize>) -> Result<()>;
 
     /// `(logit rows, vocabulary)`, after the last op.
-    fn logits(&mut self) -> &mut [f32];
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn logits(&mut self) -> Result<&mut [f32]>;
 
     /// A copy of a slot, for `verify` and calibration.
-    fn read(&self, slot: Slot) -> Values;
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn read(&mut self, slot: Slot) -> Result<Values>;
 
     /// Overwrites a slot, for `verify`.
     ///
+    /// # Errors
+    /// If the device is lost.
+    ///
     /// # Panics
     /// If the values do not have the slot's format and size.
-    fn write(&mut self, slot: Slot, values: &Values);
+    fn write(&mut self, slot: Slot, values: &Values) -> Result<()>;
 
     /// Runs the whole plan.
+    ///
+    /// # Errors
+    /// As [`Backend::load`] and [`Backend::run_ops`].
     fn run(&mut self, batch: &Batch) -> Result<()> {
         self.load(batch)?;
-        self.run_ops(0..self.plan().ops.len());
+        self.run_ops(0..self.plan().ops.len())
+    }
+
+    /// The `k` likeliest tokens of the first logit row and their logits, in order; of equal ones
+    /// the smaller id first. A device may give fewer than it was asked for, but at least one.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn top(&mut self, k: usize) -> Result<Vec<(u32, f32)>> {
+        let vocabulary = self.plan().slots[self.plan().logits.0].width;
+        let logits = &self.logits()?[..vocabulary];
+        Ok(top(logits, k))
+    }
+
+    /// Takes the likeliest token of the first logit row, runs it at `position`, and so on:
+    /// `take` hears each of up to `steps` tokens and may end it. The last one is not run; a device
+    /// may have run some past the end, in cells that are written again before they are read.
+    ///
+    /// # Errors
+    /// If the device is lost, or a position is outside the context.
+    fn greedy(
+        &mut self,
+        position: u32,
+        sequence: u32,
+        steps: usize,
+        take: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut batch = Batch::default();
+        for step in 0..steps {
+            let token = self.top(1)?[0].0;
+            if take(token).is_break() || step + 1 == steps {
+                break;
+            }
+            batch.clear();
+            batch.push(token, position + step as u32, sequence, true);
+            self.run(&batch)?;
+        }
         Ok(())
     }
+}
+
+/// The `k` largest logits and their ids, in order, of equal ones the smaller id first; what is not
+/// a number counts as the smallest.
+fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let clean = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
+    let rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut all: Vec<_> =
+        logits.iter().enumerate().map(|(id, &logit)| (id as u32, clean(logit))).collect();
+    if k < all.len() {
+        all.select_nth_unstable_by(k, rank);
+        all.truncate(k);
+    }
+    all.sort_unstable_by(rank);
+    all
 }
 
 /// Refuses a batch that a plan or its memory cannot take.

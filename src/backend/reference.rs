@@ -273,24 +273,26 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn run_ops(&mut self, ops: Range<usize>) {
+    fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {
         let plan = self.plan.clone();
         plan.ops[ops].iter().for_each(|op| self.op(op));
+        Ok(())
     }
 
-    fn logits(&mut self) -> &mut [f32] {
+    fn logits(&mut self) -> Result<&mut [f32]> {
         match &mut self.slots[self.plan.logits.0] {
-            Values::F32(values) => values,
+            Values::F32(values) => Ok(values),
             other => panic!("logits are {other:?}, not floats"),
         }
     }
 
-    fn read(&self, slot: Slot) -> Values {
-        self.slots[slot.0].clone()
+    fn read(&mut self, slot: Slot) -> Result<Values> {
+        Ok(self.slots[slot.0].clone())
     }
 
-    fn write(&mut self, slot: Slot, values: &Values) {
+    fn write(&mut self, slot: Slot, values: &Values) -> Result<()> {
         self.slots[slot.0] = values.clone();
+        Ok(())
     }
 }
 

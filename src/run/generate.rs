@@ -81,44 +81,104 @@ pub fn generate(
 ) -> Result<Outcome> {
     let started = Instant::now();
     prompt.iter().for_each(|&token| sampler.accept(token));
-    let choose = |sampler: &mut Sampler, logits: &mut [f32]| {
-        if request.ignore_end {
-            tokenizer.ends_of_generation().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
-        }
-        sampler.sample(logits)
+    session.read(0, prompt)?;
+    let greedy = sampler.top_needed() == Some(1) && !request.ignore_end;
+    let first = match greedy {
+        true => session.top(1)?[0].0,
+        false => choose(session, tokenizer, sampler, request)?,
     };
-    let mut next = choose(sampler, session.feed(0, prompt)?);
     let prompt_time = started.elapsed();
 
     let started = Instant::now();
-    let mut stream = TextStream::new(request.stop.clone())?;
-    let mut tokens = Vec::new();
-    let ending = loop {
-        if request.tokens_max.is_some_and(|max| tokens.len() >= max) {
-            break Ending::Length;
+    let stream = TextStream::new(request.stop.clone())?;
+    let mut answer =
+        Answer { tokenizer, sampler, request, print, stream, tokens: Vec::new(), cells: 0 };
+    answer.cells = session.context() - session.len(0);
+    let mut ending = None;
+    if greedy {
+        // The device chooses the tokens itself; each is heard of while the next one is computed.
+        let steps = answer.cells + 1;
+        session.greedy(0, steps, &mut |token| {
+            ending = answer.take(token);
+            if ending.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+    } else {
+        let mut next = first;
+        loop {
+            ending = answer.take(next);
+            if ending.is_some() {
+                break;
+            }
+            session.read(0, &[next])?;
+            next = choose(session, tokenizer, answer.sampler, request)?;
         }
-        if tokenizer.is_end_of_generation(next) {
-            break Ending::EndOfGeneration;
-        }
-        tokens.push(next);
-        sampler.accept(next);
-        let text = stream.push(tokenizer.piece(next, false));
-        if print(&text).is_break() {
-            break Ending::Interrupted;
-        }
-        if stream.stopped().is_some() {
-            break Ending::StopText;
-        }
-        if request.tokens_max.is_some_and(|max| tokens.len() >= max) {
-            break Ending::Length;
-        }
-        if session.len(0) >= session.context() {
-            break Ending::ContextFull;
-        }
-        next = choose(sampler, session.feed(0, &[next])?);
-    };
+    }
     let generate_time = started.elapsed();
-    let _ = print(&stream.finish());
-    let prompt_tokens = prompt.len();
+    let _ = (answer.print)(&answer.stream.finish());
+    let (tokens, prompt_tokens) = (answer.tokens, prompt.len());
+    let ending = ending.unwrap_or(Ending::ContextFull);
     Ok(Outcome { tokens, ending, prompt_tokens, prompt_time, generate_time })
+}
+
+/// The next token, from as few logits as the sampler can do with.
+fn choose(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    sampler: &mut Sampler,
+    request: &Request,
+) -> Result<u32> {
+    if let Some(needed) = sampler.top_needed() {
+        let banned = if request.ignore_end { tokenizer.ends_of_generation().count() } else { 0 };
+        let mut top = session.top(needed + banned)?;
+        if top.len() == (needed + banned).min(session.vocabulary()) {
+            top.retain(|&(id, _)| banned == 0 || !tokenizer.is_end_of_generation(id));
+            if !top.is_empty() {
+                return Ok(sampler.sample_top(&top));
+            }
+        }
+    }
+    let logits = session.logits()?;
+    if request.ignore_end {
+        tokenizer.ends_of_generation().for_each(|id| logits[id as usize] = f32::NEG_INFINITY);
+    }
+    Ok(sampler.sample(logits))
+}
+
+/// An answer that grows token by token.
+struct Answer<'a> {
+    tokenizer: &'a Tokenizer,
+    sampler: &'a mut Sampler,
+    request: &'a Request,
+    print: &'a mut dyn FnMut(&str) -> ControlFlow<()>,
+    stream: TextStream,
+    tokens: Vec<u32>,
+    /// Free cells of the context when the answer began.
+    cells: usize,
+}
+
+impl Answer<'_> {
+    /// Takes the next token; the reason to stop, if there is one.
+    fn take(&mut self, next: u32) -> Option<Ending> {
+        let is_long =
+            |answer: &Self| answer.request.tokens_max.is_some_and(|max| answer.tokens.len() >= max);
+        if is_long(self) {
+            return Some(Ending::Length);
+        }
+        if self.tokenizer.is_end_of_generation(next) {
+            return Some(Ending::EndOfGeneration);
+        }
+        self.tokens.push(next);
+        self.sampler.accept(next);
+        let text = self.stream.push(self.tokenizer.piece(next, false));
+        if (self.print)(&text).is_break() {
+            return Some(Ending::Interrupted);
+        }
+        if self.stream.stopped().is_some() {
+            return Some(Ending::StopText);
+        }
+        if is_long(self) {
+            return Some(Ending::Length);
+        }
+        (self.tokens.len() > self.cells).then_some(Ending::ContextFull)
+    }
 }

@@ -1,5 +1,6 @@
 //! A model in memory with its cache: prefill a prompt, decode a token.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
@@ -135,9 +136,56 @@ impl Session {
     /// # Errors
     /// If there are none, one is outside the vocabulary, or the context is full.
     pub fn feed(&mut self, sequence: usize, tokens: &[u32]) -> Result<&mut [f32]> {
+        self.read(sequence, tokens)?;
+        self.backend.logits()
+    }
+
+    /// Reads tokens, and leaves the logits after the last one on the device, for [`Session::top`]
+    /// and [`Session::greedy`].
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn read(&mut self, sequence: usize, tokens: &[u32]) -> Result<()> {
         let Some(last) = tokens.len().checked_sub(1) else { bail!("there are no tokens to read") };
-        self.feed_rows(sequence, tokens, &mut |i| i == last, &mut |_, _| ())?;
-        Ok(self.backend.logits())
+        self.run(sequence, tokens, &mut |i| i == last, &mut |_, _, _| Ok(()))
+    }
+
+    /// The logits after what was read last.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn logits(&mut self) -> Result<&mut [f32]> {
+        self.backend.logits()
+    }
+
+    /// The `k` likeliest tokens after what was read last, and their logits, in order; a device may
+    /// give fewer.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn top(&mut self, k: usize) -> Result<Vec<(u32, f32)>> {
+        self.backend.top(k)
+    }
+
+    /// Takes the likeliest token after what was read last, reads it, and so on, up to `steps`
+    /// tokens; `take` may end it. The last token is not read.
+    ///
+    /// # Errors
+    /// If the device is lost, or the context is too short.
+    pub fn greedy(
+        &mut self,
+        sequence: usize,
+        steps: usize,
+        take: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let start = self.lengths[sequence];
+        let mut taken = 0;
+        let result = self.backend.greedy(start as u32, sequence as u32, steps, &mut |token| {
+            taken += 1;
+            take(token)
+        });
+        self.lengths[sequence] = start + usize::saturating_sub(taken, 1);
+        result
     }
 
     /// Reads tokens; `wants` says for which of them `take` gets the logits.
@@ -150,6 +198,23 @@ impl Session {
         tokens: &[u32],
         wants: &mut dyn FnMut(usize) -> bool,
         take: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        let vocabulary = self.vocabulary();
+        self.run(sequence, tokens, wants, &mut |backend, first, rows| {
+            let logits = backend.logits()?.chunks_exact(vocabulary);
+            rows.iter().zip(logits).for_each(|(&row, logits)| take(first + row as usize, logits));
+            Ok(())
+        })
+    }
+
+    /// Runs tokens in batches; `wants` says which of them have logits, `after` hears of each batch
+    /// the number of its first token and its logit rows.
+    fn run(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        wants: &mut dyn FnMut(usize) -> bool,
+        after: &mut dyn FnMut(&mut dyn Backend, usize, &[u32]) -> Result<()>,
     ) -> Result<()> {
         let (start, context) = (self.lengths[sequence], self.context());
         if start + tokens.len() > context {
@@ -174,12 +239,7 @@ impl Session {
                 next += 1;
             }
             self.backend.run(&self.batch)?;
-            let vocabulary = self.vocabulary();
-            let logits = self.backend.logits();
-            for (&row, logits) in self.batch.logit_rows.iter().zip(logits.chunks_exact(vocabulary))
-            {
-                take(first + row as usize, logits);
-            }
+            after(&mut *self.backend, first, &self.batch.logit_rows)?;
             self.lengths[sequence] = start + next;
         }
         Ok(())

@@ -60,11 +60,11 @@ pub fn verify(
     tested.load(batch)?;
     let mut differences = Vec::new();
     for (i, op) in plan.ops.iter().enumerate() {
-        oracle.run_ops(i..i + 1);
-        tested.run_ops(i..i + 1);
+        oracle.run_ops(i..i + 1)?;
+        tested.run_ops(i..i + 1)?;
         for slot in op.writes() {
-            let expected = oracle.read(slot);
-            let found = tested.read(slot);
+            let expected = oracle.read(slot)?;
+            let found = tested.read(slot)?;
             differences.push(Difference {
                 op: i,
                 name: op.name(),
@@ -72,7 +72,7 @@ pub fn verify(
                 error: relative_error(&expected.to_f32(), &found.to_f32()),
                 tolerance: tolerance(op, plan.slots[slot.0].format),
             });
-            tested.write(slot, &expected);
+            tested.write(slot, &expected)?;
         }
         progress(i + 1);
     }

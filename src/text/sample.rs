@@ -143,16 +143,39 @@ impl Sampler {
             return first_maximum(logits);
         }
         let u = self.random.next_unit();
-        let candidates = self.candidates(logits);
-        // The sum is not exactly one: rounding leaves the rest to the last candidate.
-        let mut sum = 0.0;
-        for candidate in candidates {
-            sum += f64::from(candidate.probability);
-            if u < sum {
-                return candidate.id;
-            }
+        draw(self.candidates(logits), u)
+    }
+
+    /// How many of the likeliest tokens suffice to draw from, if not all do: see
+    /// [`Sampler::sample_top`].
+    pub fn top_needed(&self) -> Option<usize> {
+        let SamplerConfig { temperature, top_k, .. } = self.config;
+        match () {
+            () if self.penalises() => None,
+            () if temperature <= 0.0 => Some(1),
+            () => Some(top_k).filter(|&k| k > 0),
         }
-        candidates.last().map_or(0, |candidate| candidate.id)
+    }
+
+    /// As [`Sampler::sample`], from the likeliest tokens and their logits alone, in order, at least
+    /// as many as [`Sampler::top_needed`] says or all there are.
+    ///
+    /// # Panics
+    ///
+    /// Without tokens: a bug of the caller.
+    pub fn sample_top(&mut self, top: &[(u32, f32)]) -> u32 {
+        assert!(!top.is_empty(), "a model has at least one token");
+        if self.config.temperature <= 0.0 {
+            return top[0].0;
+        }
+        let u = self.random.next_unit();
+        let kept = top.iter().take(self.config.top_k);
+        let candidate = |&(id, logit)| Candidate { id, logit: clean(logit), probability: 0.0 };
+        self.candidates.clear();
+        self.candidates
+            .extend(kept.map(candidate).filter(|candidate| candidate.logit > f32::NEG_INFINITY));
+        self.finish();
+        draw(&self.candidates, u)
     }
 
     /// What [`Sampler::sample`] would draw from: the tokens that pass the chain, with their
@@ -163,28 +186,38 @@ impl Sampler {
     /// Without logits: a bug of the caller.
     pub fn candidates(&mut self, logits: &mut [f32]) -> &[Candidate] {
         self.penalise(logits);
-        let SamplerConfig { temperature, top_k, top_p, min_p, .. } = self.config;
-        if temperature <= 0.0 {
+        if self.config.temperature <= 0.0 {
             let id = first_maximum(logits);
             let best = Candidate { id, logit: clean(logits[id as usize]), probability: 1.0 };
             self.candidates.clear();
             self.candidates.push(best);
             return &self.candidates;
         }
+        keep_top_k(logits, self.config.top_k, &mut self.candidates);
+        self.finish();
+        &self.candidates
+    }
+
+    /// The chain after top-k.
+    fn finish(&mut self) {
+        let SamplerConfig { temperature, top_p, min_p, .. } = self.config;
         let kept = &mut self.candidates;
-        keep_top_k(logits, top_k, kept);
         if top_p < 1.0 {
             keep_top_p(kept, top_p);
         }
         keep_min_p(kept, min_p);
         softmax(kept, temperature);
-        kept
+    }
+
+    fn penalises(&self) -> bool {
+        let SamplerConfig { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.config;
+        repeat_penalty != 1.0 || presence_penalty != 0.0 || frequency_penalty != 0.0
     }
 
     fn penalise(&self, logits: &mut [f32]) {
         assert!(!logits.is_empty(), "a model has at least one token");
         let SamplerConfig { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.config;
-        if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
+        if !self.penalises() {
             return;
         }
         for (&token, &count) in &self.counts {
@@ -197,6 +230,19 @@ impl Sampler {
             *logit -= count as f32 * frequency_penalty + presence_penalty;
         }
     }
+}
+
+/// The candidate at `u` of the way through the probabilities.
+fn draw(candidates: &[Candidate], u: f64) -> u32 {
+    // The sum is not exactly one: rounding leaves the rest to the last candidate.
+    let mut sum = 0.0;
+    for candidate in candidates {
+        sum += f64::from(candidate.probability);
+        if u < sum {
+            return candidate.id;
+        }
+    }
+    candidates.last().map_or(0, |candidate| candidate.id)
 }
 
 /// The generator SplitMix64 (Steele, Lea, Flood 2014): a counter, well mixed.

@@ -142,7 +142,7 @@ fn interleaved(backend: &mut dyn Backend, golden: &[Golden; 2]) -> [Vec<f32>; 2]
             batch.push(token, position, sequence as u32, true);
         }
         backend.run(&batch).expect("rows within the capacity");
-        let found = backend.logits();
+        let found = backend.logits().expect("a device");
         let found = found.chunks_exact(found.len() / rows.len());
         for (&(.., sequence), found) in rows.iter().zip(found) {
             logits[sequence].extend_from_slice(found);

@@ -128,7 +128,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn run_ops(&mut self, ops: Range<usize>) {
+    fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {
         let state = &self.state;
         self.pool.run(&|worker| {
             for op in &state.plan.ops[ops.clone()] {
@@ -138,30 +138,31 @@ impl Backend for Cpu {
                 worker.barrier();
             }
         });
+        Ok(())
     }
 
-    fn logits(&mut self) -> &mut [f32] {
+    fn logits(&mut self) -> Result<&mut [f32]> {
         let (slot, rows) = (self.state.plan.logits, self.state.logit_rows);
         let width = self.state.plan.slots[slot.0].width;
         match &mut self.state.slots[slot.0] {
-            Memory::F32(cells) => &mut cells.all()[..rows * width],
+            Memory::F32(cells) => Ok(&mut cells.all()[..rows * width]),
             Memory::U32(_) | Memory::Int8(_) => panic!("logits are floats"),
         }
     }
 
-    fn read(&self, slot: Slot) -> Values {
+    fn read(&mut self, slot: Slot) -> Result<Values> {
         let (rows, width) = (self.state.extent(slot), self.state.width(slot));
         // SAFETY: no job is running while the caller has a reference.
-        unsafe {
+        Ok(unsafe {
             match &self.state.slots[slot.0] {
                 Memory::U32(cells) => Values::U32(cells.get(0..rows * width).to_vec()),
                 Memory::F32(cells) => Values::F32(cells.get(0..rows * width).to_vec()),
                 Memory::Int8(memory) => memory.read(rows, width),
             }
-        }
+        })
     }
 
-    fn write(&mut self, slot: Slot, values: &Values) {
+    fn write(&mut self, slot: Slot, values: &Values) -> Result<()> {
         let (rows, width) = (self.state.extent(slot), self.state.width(slot));
         match (&mut self.state.slots[slot.0], values) {
             (Memory::U32(cells), Values::U32(values)) => {
@@ -175,6 +176,7 @@ impl Backend for Cpu {
             }
             (_, values) => panic!("slot {} does not take {values:?}", slot.0),
         }
+        Ok(())
     }
 }
 
