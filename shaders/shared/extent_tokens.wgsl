@@ -1,0 +1,4 @@
+// import batch
+fn extent() -> u32 {
+    return batch.rows;
+}
