@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::block::{decode_blocks, encode_blocks};
-use super::{Block, Kernel, Layout, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, Shader, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 2;
@@ -25,6 +25,15 @@ impl TensorType for Bf16 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/bf16.wgsl"),
+            constants: &[],
+            chunk: 0,
+            table_words: 0,
+        })
     }
 
     fn layout(&self) -> Layout {

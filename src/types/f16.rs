@@ -4,7 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::block::{code_blocks, encode_blocks};
-use super::{Block, Kernel, Layout, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, Shader, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 2;
@@ -29,6 +29,15 @@ impl TensorType for F16 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/f16.wgsl"),
+            constants: &[],
+            chunk: 0,
+            table_words: 0,
+        })
     }
 
     fn layout(&self) -> Layout {

@@ -1,7 +1,7 @@
 //! `F32`: single-precision numbers, as they are. Page: `formats/f32.md`.
 
 use super::block::{decode_blocks, encode_blocks};
-use super::{Block, Kernel, Layout, Rows, TensorType};
+use super::{Block, Kernel, Layout, Rows, Shader, TensorType};
 
 const LEN: usize = 1;
 const BYTES: usize = 4;
@@ -23,6 +23,15 @@ impl TensorType for F32 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Float
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/f32.wgsl"),
+            constants: &[],
+            chunk: 0,
+            table_words: 0,
+        })
     }
 
     fn layout(&self) -> Layout {

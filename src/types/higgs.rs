@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use half::f16;
 
 use super::higgs_fit::{Search, fit};
-use super::{Block, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, Shader, TensorType};
 
 /// Codes of a block, except where a code is a whole byte.
 const RUN: usize = 32;
@@ -247,6 +247,21 @@ impl TensorType for Higgs {
             (2, 8) => Layout::Pairs,
             _ => Layout::Opaque,
         }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        let (text, constants, chunk, table_words): (_, &[_], _, _) = match (self.p, self.bits) {
+            (1, 4) => (include_str!("../../shaders/types/higgs_p1_n16.wgsl"), &[], 32, 256),
+            (1, 5) => (include_str!("../../shaders/types/higgs_p1.wgsl"), &[("BITS", 5)], 32, 32),
+            (1, 6) => (include_str!("../../shaders/types/higgs_p1.wgsl"), &[("BITS", 6)], 32, 64),
+            (1, 8) => (include_str!("../../shaders/types/higgs_p1_n256.wgsl"), &[], 32, 0),
+            (2, 4) => (include_str!("../../shaders/types/higgs_p2_n16.wgsl"), &[], 64, 16),
+            (2, 6) => (include_str!("../../shaders/types/higgs_p2_n64.wgsl"), &[], 64, 64),
+            (2, 8) => (include_str!("../../shaders/types/higgs_p2_n256.wgsl"), &[], 32, 256),
+            (4, 8) => (include_str!("../../shaders/types/higgs_p4_n256.wgsl"), &[], 32, 256),
+            (p, bits) => unreachable!("no grid has {bits} bits for {p} values"),
+        };
+        Some(Shader { text, constants, chunk, table_words })
     }
 
     fn table(&self) -> Option<&'static [i8]> {

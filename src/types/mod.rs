@@ -78,6 +78,28 @@ pub enum Layout {
     Pairs,
 }
 
+/// How GPU kernels read a type: a file that is put into each of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shader {
+    /// The file, in `shaders/types`.
+    pub text: &'static str,
+    /// Values for constants of the file; those of `COLS`, `GROUP` and `COPIES` are the kernel's.
+    pub constants: &'static [(&'static str, u32)],
+    /// Values that a thread loads at a time; divides a row whenever the block does. 0 for floats,
+    /// which are read one by one or in fours.
+    pub chunk: usize,
+    /// Words of workgroup memory that one copy of the table takes; 0 without a table.
+    pub table_words: usize,
+}
+
+/// Reads what [`TensorType::unpack`] gives, for types that have no shader of their own.
+pub static INT8_SHADER: Shader = Shader {
+    text: include_str!("../../shaders/types/int8.wgsl"),
+    constants: &[],
+    chunk: 32,
+    table_words: 0,
+};
+
 /// One row as small integers: `value[i] = scales[i / SUB] * values[i] + mins[i / SUB]`.
 ///
 /// Where the product and the sum are rounded apart, that is what `decode` gives, to the bit.
@@ -112,6 +134,11 @@ pub trait TensorType: Sync {
     /// How a fused kernel may read the code plane.
     fn layout(&self) -> Layout {
         Layout::Opaque
+    }
+
+    /// How shaders read the code plane; none where the type is unpacked to small integers first.
+    fn shader(&self) -> Option<Shader> {
+        None
     }
 
     /// Whether [`TensorType::encode`] is there.

@@ -5,7 +5,7 @@ use half::f16;
 use super::block::{
     bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves,
 };
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 20;
@@ -28,6 +28,15 @@ impl TensorType for Q4_1 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: true }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/q4_0.wgsl"),
+            constants: &[("BITS", 4), ("MIN_COUNT", 1)],
+            chunk: 32,
+            table_words: 0,
+        })
     }
 
     fn can_encode(&self) -> bool {

@@ -5,7 +5,7 @@ use half::f16;
 use super::block::{
     bit, decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_fives,
 };
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 22;
@@ -28,6 +28,15 @@ impl TensorType for Q5_0 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/q4_0.wgsl"),
+            constants: &[("BITS", 5), ("MIN_COUNT", 0)],
+            chunk: 32,
+            table_words: 0,
+        })
     }
 
     fn can_encode(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
 use super::q4_k::scales_and_mins;
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -30,6 +30,15 @@ impl TensorType for Q5K {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: GROUP, mins: true }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/q4_k.wgsl"),
+            constants: &[("BITS", 5)],
+            chunk: 64,
+            table_words: 0,
+        })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

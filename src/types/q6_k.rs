@@ -2,7 +2,7 @@
 //! Page: `formats/q6_k.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -29,6 +29,15 @@ impl TensorType for Q6K {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: SUB, mins: false }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/q6_k.wgsl"),
+            constants: &[],
+            chunk: 128,
+            table_words: 0,
+        })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
-use super::{Block, Int8Row, Kernel, Layout, Rows, SUB, TensorType};
+use super::{Block, Int8Row, Kernel, Layout, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 34;
@@ -26,6 +26,15 @@ impl TensorType for Q8_0 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        Some(Shader {
+            text: include_str!("../../shaders/types/q8_0.wgsl"),
+            constants: &[],
+            chunk: 32,
+            table_words: 0,
+        })
     }
 
     fn layout(&self) -> Layout {
