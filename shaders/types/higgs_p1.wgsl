@@ -59,7 +59,7 @@ fn run_of(raw: Raw, i: u32) -> Run {
     return Run(
         vec4(values(lo.x), values(lo.y), values(lo.z), values(lo.w)),
         vec4(values(hi.x), values(hi.y), values(hi.z), values(hi.w)),
-        scales_of(raw.norms, raw.shifts),
+        norm_scales(raw.norms, raw.shifts),
         vec2(0.0),
     );
 }
@@ -70,7 +70,7 @@ fn norms_at(row: u32, col: u32) -> vec2<u32> {
     return vec2(first) + vec2(col, select(col, col + 16u, SPLIT)) / GROUP;
 }
 
-fn scales_of(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
+fn norm_scales(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
     return vec2(unpack2x16float(words.x >> shifts.x).x, unpack2x16float(words.y >> shifts.y).x);
 }
 

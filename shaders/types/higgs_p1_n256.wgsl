@@ -29,7 +29,7 @@ fn load_raw(row: u32, chunk: u32) -> Raw {
 }
 
 fn run_of(raw: Raw, i: u32) -> Run {
-    return Run(raw.lo, raw.hi, scales_of(raw.norms, raw.shifts), vec2(0.0));
+    return Run(raw.lo, raw.hi, norm_scales(raw.norms, raw.shifts), vec2(0.0));
 }
 
 // Which norms the first and the last 16 of 32 values have.
@@ -38,7 +38,7 @@ fn norms_at(row: u32, col: u32) -> vec2<u32> {
     return vec2(first) + vec2(col, select(col, col + 16u, SPLIT)) / GROUP;
 }
 
-fn scales_of(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
+fn norm_scales(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
     return vec2(unpack2x16float(words.x >> shifts.x).x, unpack2x16float(words.y >> shifts.y).x);
 }
 

@@ -40,7 +40,7 @@ fn run_of(raw: Raw, i: u32) -> Run {
     return Run(
         vec4(eight(raw.codes.x), eight(raw.codes.y)),
         vec4(eight(raw.codes.z), eight(raw.codes.w)),
-        scales_of(raw.norms, raw.shifts),
+        norm_scales(raw.norms, raw.shifts),
         vec2(0.0),
     );
 }
@@ -51,7 +51,7 @@ fn norms_at(row: u32, col: u32) -> vec2<u32> {
     return vec2(first) + vec2(col, select(col, col + 16u, SPLIT)) / GROUP;
 }
 
-fn scales_of(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
+fn norm_scales(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
     return vec2(unpack2x16float(words.x >> shifts.x).x, unpack2x16float(words.y >> shifts.y).x);
 }
 
