@@ -3,6 +3,8 @@
 //! A backend runs every op of a plan or refuses when it is made; nothing falls back at run time.
 
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod reference;
 
 use crate::error::Result;

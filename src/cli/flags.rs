@@ -50,6 +50,7 @@ impl RunFlags {
     pub(super) fn device_name(&self) -> String {
         match self.device {
             Device::Reference => "reference".to_string(),
+            Device::Gpu => "gpu".to_string(),
             Device::Cpu => format!("cpu ({})", self.options().level),
         }
     }
@@ -112,7 +113,7 @@ fn device(name: &str) -> Result<Device> {
     match name {
         "auto" | "cpu" => Ok(Device::Cpu),
         "reference" => Ok(Device::Reference),
-        "gpu" => Err(Error::new("this version runs on the CPU; a GPU backend is not there yet")),
+        "gpu" => Ok(Device::Gpu),
         name => Err(Error::new(format!("no device `{name}`, expected auto, cpu or reference"))),
     }
 }

@@ -23,6 +23,8 @@ pub enum Device {
     Cpu,
     /// Plain loops: the oracle.
     Reference,
+    /// TEMPORARY: the first adapter.
+    Gpu,
 }
 
 /// How to run a model.
@@ -256,6 +258,13 @@ pub fn backend(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result
     }
     Ok(match options.device {
         Device::Reference => Box::new(Reference::new(plan, capacity)),
+        Device::Gpu => {
+            use crate::backend::gpu::{self, Gpu, device};
+            let adapter = device::adapters().into_iter().next().expect("an adapter");
+            let device = Arc::new(adapter.open(device::Mask::NONE)?);
+            let ops = 0..plan.ops.len();
+            Box::new(Gpu::new(device, plan, capacity, ops, gpu::Options::default())?)
+        }
         Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
     })
 }

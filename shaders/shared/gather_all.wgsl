@@ -1,0 +1,3 @@
+fn source_row(t: u32) -> u32 {
+    return t;
+}

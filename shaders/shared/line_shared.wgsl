@@ -1,0 +1,14 @@
+// The values that a workgroup works on, in its own memory.
+var<workgroup> line: array<f32, SEGMENT>;
+
+fn get(t: u32, i: u32) -> f32 {
+    return line[i];
+}
+
+fn put_line(t: u32, i: u32, value: f32) {
+    line[i] = value;
+}
+
+fn sync() {
+    workgroupBarrier();
+}

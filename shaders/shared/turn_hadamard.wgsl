@@ -1,0 +1,7 @@
+// import signs
+// import sylvester
+const TURN_SCALE = 0.125;
+
+fn turned(t: u32, i: u32) -> f32 {
+    return get(t, i) * TURN_SCALE;
+}

@@ -1,0 +1,635 @@
+//! From ops to dispatches: which kernel, with which choices, over which grid.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::device::{Device, Kernel};
+use super::memory::buffer;
+use super::shader::{Choices, Recipe, shared};
+use super::upload::Uploader;
+use super::weights::{self, Section};
+use super::{Core, mat_mul};
+use crate::backend::{Capacity, KvFormat};
+use crate::error::Result;
+use crate::plan::{Activation, Extent, Format, Input, Norm, Op, Pairing, Plan, Slot, Transform};
+use crate::transform::Paley;
+use crate::types::Basis;
+
+/// The most rows that the kernels for few rows take.
+pub(super) const FEW: usize = 8;
+
+/// Cells that one partial result of attention covers at least, and how many results there are at
+/// most.
+const SPLIT_CELLS: usize = 64;
+const SPLITS_MAX: usize = 64;
+
+/// One kernel over a grid, with its buffers.
+pub(super) struct Dispatch {
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) group: wgpu::BindGroup,
+    pub(super) grid: Grid,
+}
+
+/// Workgroups in each direction.
+pub(super) type Grid = [Count; 3];
+
+/// How many workgroups, given the batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Count {
+    /// Always so many.
+    Fixed(usize),
+    /// One per so many rows.
+    Rows(usize),
+    /// One per so many rows that want logits.
+    LogitRows(usize),
+    /// One per so many cells that a row sees, at most the second number of them.
+    Cells(usize, usize),
+}
+
+/// What the size of a grid depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) rows: usize,
+    pub(super) logit_rows: usize,
+    pub(super) cells: usize,
+}
+
+impl Count {
+    pub(super) fn of(self, size: Size) -> u32 {
+        let count = match self {
+            Count::Fixed(count) => count,
+            Count::Rows(per) => size.rows.div_ceil(per),
+            Count::LogitRows(per) => size.logit_rows.div_ceil(per),
+            Count::Cells(per, cells) => size.cells.min(cells).div_ceil(per),
+        };
+        u32::try_from(count).expect("grids are small")
+    }
+}
+
+/// Which of an op's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    /// There are no rows to work on.
+    Nothing,
+    /// For so many rows: 1, 2, 4 or 8. `fused`: attention and the op that prepares its output run
+    /// one after the other, and share the work of putting splits together.
+    Few { columns: usize, fused: bool },
+    /// For any number of rows.
+    Many,
+}
+
+/// The form of op `at`, when `ops` run together.
+pub(super) fn form(
+    plan: &Plan,
+    at: usize,
+    ops: &Range<usize>,
+    rows: usize,
+    logit_rows: usize,
+) -> Form {
+    let op = &plan.ops[at];
+    let rows = match plan.slots[op.writes()[0].0].extent {
+        Extent::Tokens => rows,
+        Extent::LogitRows => logit_rows,
+    };
+    let fuses = |attend: usize| {
+        ops.contains(&attend) && ops.contains(&(attend + 1)) && is_prepared(plan, attend)
+    };
+    let fused = match op {
+        Op::Attend { .. } => fuses(at),
+        Op::Prepare { .. } => at > 0 && fuses(at - 1),
+        _ => false,
+    };
+    match rows {
+        0 => Form::Nothing,
+        rows if rows <= FEW => Form::Few { columns: rows.next_power_of_two(), fused },
+        _ => Form::Many,
+    }
+}
+
+/// Whether an op is attention whose output only goes through the next op's preparation.
+fn is_prepared(plan: &Plan, at: usize) -> bool {
+    let Op::Attend { out, .. } = &plan.ops[at] else { return false };
+    matches!(
+        plan.ops.get(at + 1),
+        Some(Op::Prepare { input: Input::Rows(slot), rows: None, norm: None, .. }) if slot == out
+    )
+}
+
+/// Memory that kernels use between themselves.
+pub(super) struct Work {
+    partials: wgpu::Buffer,
+    line: wgpu::Buffer,
+    split_cells: usize,
+}
+
+impl Work {
+    pub(super) fn new(device: &Device, plan: &Plan, capacity: Capacity) -> Work {
+        let width = plan.slots.iter().map(|slot| slot.width).filter(|&w| w < 1 << 16).max();
+        let heads = |op: &Op| match op {
+            Op::Attend { heads, layer, .. } => heads * (plan.caches[*layer].head_len + 2),
+            _ => 0,
+        };
+        let partial = plan.ops.iter().map(heads).max().unwrap_or(0);
+        let split_cells =
+            capacity.context.div_ceil(SPLITS_MAX).next_multiple_of(SPLIT_CELLS).max(SPLIT_CELLS);
+        let lines = capacity.rows * width.unwrap_or(0);
+        let needs_line = plan.ops.iter().any(|op| match op {
+            Op::Prepare { transform, out, .. } => !line_fits(
+                device,
+                segment(plan.slots[out.0].width, *transform, out_group(plan, *out)),
+            ),
+            Op::Embed { out, .. } => !line_fits(device, plan.slots[out.0].width),
+            _ => false,
+        });
+        Work {
+            partials: buffer(device, "partials", 4 * FEW * SPLITS_MAX * partial),
+            line: buffer(device, "line", if needs_line { 4 * lines } else { 0 }),
+            split_cells,
+        }
+    }
+}
+
+fn out_group(plan: &Plan, out: Slot) -> usize {
+    match plan.slots[out.0].format {
+        Format::Int8 { group } => group,
+        Format::F32 | Format::U32 => 1,
+    }
+}
+
+/// Whether a line of so many values fits in workgroup memory, peaks and sums beside it.
+fn line_fits(device: &Device, values: usize) -> bool {
+    5 * values + 2048 <= device.limits.max_compute_workgroup_storage_size as usize
+}
+
+/// Values of a row that a workgroup prepares: enough that its work is worth a workgroup, whole
+/// blocks and groups, the whole row for a Kronecker product.
+fn segment(width: usize, transform: Option<Transform>, group: usize) -> usize {
+    let block = match transform.map(|transform| transform.basis) {
+        Some(Basis::Kronecker { .. }) => return width,
+        Some(Basis::Hadamard { block }) => block as usize,
+        Some(Basis::Original) | None => 4,
+    };
+    // Both are powers of two times something that divides the row.
+    let unit = lcm(block, group.max(4));
+    if !width.is_multiple_of(unit) {
+        return width;
+    }
+    let count = (1..=width / unit).filter(|n| (width / unit).is_multiple_of(*n));
+    let fits = count.filter(|n| n * unit <= 1024).max().unwrap_or(1);
+    fits * unit
+}
+
+fn lcm(a: usize, b: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    a / gcd(a, b) * b
+}
+
+/// Uploads what an op uses.
+pub(super) fn upload(
+    core: &mut Core,
+    device: &Device,
+    up: &mut Uploader,
+    plan: &Plan,
+    op: &Op,
+) -> Result<()> {
+    let Core { weights, places, capacity, .. } = core;
+    let mut transforms = Vec::new();
+    let mut vectors = Vec::new();
+    match op {
+        Op::Embed { table, transform, .. } => {
+            weights.add_table(device, up, plan, *table, places)?;
+            transforms.extend(transform.map(|transform| (transform, true)));
+        }
+        Op::Angles { frequencies, .. } => {
+            let frequencies = &plan.weights[frequencies.0];
+            let bytes = || turns(&weights::floats(frequencies), capacity.context);
+            weights.add_made(device, up, frequencies.name.clone(), bytes)?;
+        }
+        Op::Prepare { norm, transform, .. } => {
+            vectors.extend(norm.map(|norm| norm.weight));
+            transforms.extend(transform.map(|transform| (transform, false)));
+        }
+        Op::MatMul { parts, .. } => weights.add_matrix(device, up, plan, parts, places)?,
+        Op::Rope { q_norm, k_norm, .. } => {
+            vectors.extend([q_norm, k_norm].into_iter().flatten().map(|norm| norm.weight));
+        }
+        Op::AddNorm { norm, .. } => vectors.push(norm.weight),
+        Op::Attend { .. } | Op::SoftCap { .. } => {}
+    }
+    for vector in vectors {
+        weights.add_vector(device, up, plan, vector)?;
+    }
+    for (transform, transposed) in transforms {
+        weights.add_signs(device, up, plan, transform)?;
+        if let Basis::Kronecker { order, .. } = transform.basis {
+            weights
+                .add_made(device, up, paley_name(order, transposed), || paley(order, transposed))?;
+        }
+    }
+    Ok(())
+}
+
+/// `(positions, pairs)` of (cos, sin), in the arithmetic of the reference.
+fn turns(frequencies: &[f32], context: usize) -> Vec<u8> {
+    let turn = |position: usize| {
+        frequencies.iter().flat_map(move |&frequency| {
+            let (sin, cos) = (position as f64 * f64::from(frequency)).sin_cos();
+            [cos as f32, sin as f32]
+        })
+    };
+    let values: Vec<f32> = (0..context).flat_map(turn).collect();
+    bytemuck::cast_slice(&values).to_vec()
+}
+
+fn paley_name(order: u32, transposed: bool) -> String {
+    format!("paley {order} {transposed}")
+}
+
+/// A bit per place, row after row.
+fn paley(order: u32, transposed: bool) -> Vec<u8> {
+    let paley = Paley::get(order).expect("the reader has checked the order");
+    let plus = if transposed { paley.plus_transposed() } else { paley.plus() };
+    let bits = (order * order) as usize;
+    let mut bytes = vec![0_u8; bits.div_ceil(32) * 4];
+    for (row, places) in plus.iter().enumerate() {
+        for &col in places {
+            let bit = row * order as usize + col as usize;
+            bytes[bit / 8] |= 1 << (bit % 8);
+        }
+    }
+    bytes
+}
+
+/// The recipes that most batches need, to be compiled at once.
+pub(super) fn recipes(core: &Core, ops: Range<usize>) -> Vec<Recipe> {
+    let mut recipes = Vec::new();
+    for at in ops.clone() {
+        for rows in [1, FEW + 1] {
+            let form = form(&core.plan, at, &ops, rows, 1);
+            recipes.extend(plan_op(core, at, form).into_iter().map(|step| step.recipe));
+        }
+    }
+    recipes
+}
+
+/// The dispatches of op `at`.
+pub(super) fn lower(core: &mut Core, at: usize, form: Form) -> Vec<Dispatch> {
+    let steps = plan_op(core, at, form);
+    steps.into_iter().map(|step| core.dispatch(&step.recipe, &step.buffers, step.grid)).collect()
+}
+
+/// A dispatch before it has a pipeline.
+pub(super) struct Step {
+    pub(super) recipe: Recipe,
+    pub(super) buffers: Vec<(String, wgpu::Buffer)>,
+    pub(super) grid: Grid,
+}
+
+pub(super) fn named(name: &str, buffer: &wgpu::Buffer) -> (String, wgpu::Buffer) {
+    (name.to_string(), buffer.clone())
+}
+
+pub(super) fn rows_of(core: &Core, slot: Slot, per: usize) -> Count {
+    match core.plan.slots[slot.0].extent {
+        Extent::Tokens => Count::Rows(per),
+        Extent::LogitRows => Count::LogitRows(per),
+    }
+}
+
+const ONE: Count = Count::Fixed(1);
+
+pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
+    if form == Form::Nothing {
+        return Vec::new();
+    }
+    let op = &core.plan.ops[at];
+    match op {
+        Op::Embed { tokens, table, transform, scale, out } => {
+            vec![embed(core, *tokens, core.weights.table(*table), *transform, *scale, *out)]
+        }
+        Op::Angles { positions, frequencies, out } => {
+            let width = core.plan.slots[out.0].width;
+            let name = &core.plan.weights[frequencies.0].name;
+            let buffers = vec![
+                named("positions", &core.places[positions.0].buffer),
+                named("turns", core.weights.made(name)),
+                named("out", &core.places[out.0].buffer),
+            ];
+            let recipe = Recipe::new("angles", Choices::default().set("WIDTH", width));
+            let grid = [Count::Fixed(width.div_ceil(64)), Count::Rows(1), ONE];
+            vec![Step { recipe, buffers, grid }]
+        }
+        Op::Prepare { input, rows, norm, transform, out } => {
+            let fused = matches!(form, Form::Few { fused: true, .. });
+            let attend = fused.then(|| &core.plan.ops[at - 1]);
+            vec![prepare(core, *input, *rows, *norm, *transform, *out, attend)]
+        }
+        Op::MatMul { input, parts } => mat_mul::steps(core, *input, parts, form),
+        Op::Rope { .. } => vec![rope(core, op)],
+        Op::Attend { .. } => attend(core, op, form),
+        Op::AddNorm { x, y, norm } => vec![add_norm(core, *x, *y, *norm)],
+        Op::SoftCap { x, cap } => {
+            let width = core.plan.slots[x.0].width;
+            let choices = with_out(core, Choices::default(), *x).set("WIDTH", width);
+            let recipe = Recipe::new("soft_cap", choices.set("CAP", *cap));
+            let buffers = vec![named("out", &core.places[x.0].buffer)];
+            let grid = [Count::Fixed(width.div_ceil(256)), rows_of(core, *x, 1), ONE];
+            vec![Step { recipe, buffers, grid }]
+        }
+    }
+}
+
+fn with_out(core: &Core, choices: Choices, slot: Slot) -> Choices {
+    let place = &core.places[slot.0];
+    choices.set("OUT_STRIDE", place.stride).set("OUT_OFFSET", place.offset)
+}
+
+/// Chooses where a line of values lies.
+fn with_line(core: &Core, choices: Choices, values: usize) -> Choices {
+    let file = if line_fits(&core.device, values) { "line_shared" } else { "line_storage" };
+    choices.set("SEGMENT", values).import("line", shared(file))
+}
+
+/// Chooses the transform, and adds its buffers.
+fn with_turn(
+    core: &Core,
+    choices: Choices,
+    transform: Option<Transform>,
+    transposed: bool,
+    buffers: &mut Vec<(String, wgpu::Buffer)>,
+) -> Choices {
+    let Some(transform) = transform else { return choices.import("turn", shared("turn_none")) };
+    buffers.push(named("signs", core.weights.signs(transform)));
+    let scale = |width: u32| (1.0 / f64::from(width).sqrt()) as f32;
+    match transform.basis {
+        Basis::Original => choices.import("turn", shared("turn_none")),
+        Basis::Hadamard { block } => choices
+            .import("turn", shared("turn_hadamard"))
+            .set("BLOCK", block)
+            .set("TURN_SCALE", scale(block)),
+        Basis::Kronecker { order, block } => {
+            let name = paley_name(order, transposed);
+            buffers.push(named("paley", core.weights.made(&name)));
+            choices
+                .import("turn", shared("turn_kronecker"))
+                .set("BLOCK", block)
+                .set("ORDER", order)
+                .set("TURN_SCALE", scale(order * block))
+        }
+    }
+}
+
+fn embed(
+    core: &Core,
+    tokens: Slot,
+    table: &[Section],
+    transform: Option<Transform>,
+    scale: f32,
+    out: Slot,
+) -> Step {
+    let mut buffers = vec![
+        named("tokens", &core.places[tokens.0].buffer),
+        named("out", &core.places[out.0].buffer),
+        named("line", &core.work.line),
+    ];
+    let width = core.plan.slots[out.0].width;
+    let mut choices = with_out(core, Choices::default().set("SCALE", scale), out);
+    let is_float = table[0].shader.chunk == 0;
+    if !is_float {
+        choices = with_line(core, choices, width);
+        choices = with_turn(core, choices, transform, true, &mut buffers);
+    }
+    mat_mul::section_buffers(table, &mut buffers);
+    let sections = table.iter().map(|section| section.choices(1)).collect();
+    let kernel = if is_float { "embed_float" } else { "embed" };
+    let recipe = Recipe { kernel, choices, sections };
+    Step { recipe, buffers, grid: [ONE, Count::Rows(1), ONE] }
+}
+
+fn prepare(
+    core: &Core,
+    input: Input,
+    rows: Option<Slot>,
+    norm: Option<Norm>,
+    transform: Option<Transform>,
+    out: Slot,
+    attend: Option<&Op>,
+) -> Step {
+    let info = &core.plan.slots[out.0];
+    let segment = segment(info.width, transform, out_group(&core.plan, out));
+    let mut buffers = vec![named("line", &core.work.line)];
+    let choices = Choices::default().set("WIDTH", info.width);
+    let mut choices = with_line(core, choices, segment);
+    choices = with_turn(core, choices, transform, false, &mut buffers);
+    choices = match (input, attend) {
+        (_, Some(attend)) => {
+            buffers.push(named("partials", &core.work.partials));
+            with_splits(core, choices.import("input", shared("input_splits")), attend, &mut buffers)
+        }
+        (Input::Rows(slot), None) => {
+            let place = &core.places[slot.0];
+            buffers.push(named("x", &place.buffer));
+            choices
+                .import("input", shared("input_rows"))
+                .set("X_STRIDE", place.stride)
+                .set("X_OFFSET", place.offset)
+        }
+        (Input::Gated { gate, up, activation }, None) => {
+            let (gate, up) = (&core.places[gate.0], &core.places[up.0]);
+            buffers.push(named("gate_up", &gate.buffer));
+            choices
+                .import("input", shared("input_gated"))
+                .set("X_STRIDE", gate.stride)
+                .set("GATE_OFFSET", gate.offset)
+                .set("UP_OFFSET", up.offset)
+                .set("GELU", activation == Activation::Gelu)
+        }
+    };
+    choices = match rows {
+        None => choices.import("gather", shared("gather_all")),
+        Some(rows) => {
+            buffers.push(named("rows", &core.places[rows.0].buffer));
+            choices.import("gather", shared("gather_rows"))
+        }
+    };
+    choices = match norm {
+        None => choices.import("norm", shared("norm_none")),
+        Some(norm) => {
+            buffers.push(named("norm_weight", core.weights.vector(norm.weight)));
+            choices.import("norm", shared("norm_rms")).set("EPSILON", norm.epsilon)
+        }
+    };
+    let place = &core.places[out.0];
+    choices = match (info.format, &place.scales) {
+        (Format::Int8 { group }, Some(scales)) => {
+            buffers.push(named("out_codes", &place.buffer));
+            buffers.push(named("out_scales", scales));
+            choices.import("store", shared("store_int8")).set("ACTIVATION_GROUP", group)
+        }
+        _ => {
+            buffers.push(named("out", &place.buffer));
+            with_out(core, choices.import("store", shared("store_f32")), out)
+        }
+    };
+    let grid = [Count::Fixed(info.width / segment), rows_of(core, out, 1), ONE];
+    Step { recipe: Recipe::new("prepare", choices), buffers, grid }
+}
+
+/// The constants of `shared/splits.wgsl`, and the positions that it reads.
+fn with_splits(
+    core: &Core,
+    choices: Choices,
+    op: &Op,
+    buffers: &mut Vec<(String, wgpu::Buffer)>,
+) -> Choices {
+    let Op::Attend { positions, layer, heads, window, .. } = op else { unreachable!() };
+    buffers.push(named("positions", &core.places[positions.0].buffer));
+    choices
+        .set("HEADS", *heads)
+        .set("HEAD_LEN", core.plan.caches[*layer].head_len)
+        .set("SPLIT_CELLS", core.work.split_cells)
+        .set("SPLITS_MAX", SPLITS_MAX)
+        .set("WINDOW", window.unwrap_or(u32::MAX))
+}
+
+fn rope(core: &Core, op: &Op) -> Step {
+    let Op::Rope { q, k, v, angles, q_norm, k_norm, .. } = op else { unreachable!() };
+    let Op::Rope { pairing, head_len, positions, sequences, layer, .. } = op else {
+        unreachable!()
+    };
+    let place = |slot: &Slot| &core.places[slot.0];
+    let (heads, kv_heads) = (core.plan.slots[q.0].width / head_len, core.plan.caches[*layer].heads);
+    let cache = &core.caches[*layer];
+    let vector = |norm: &Option<Norm>| match norm {
+        Some(norm) => core.weights.vector(norm.weight).clone(),
+        None => core.batch.clone(),
+    };
+    let epsilon = |norm: &Option<Norm>| norm.map_or(1.0, |norm| norm.epsilon);
+    let choices = Choices::default()
+        .import("cache", shared(cache_file(core, "write_f16", "write_f32")))
+        .set("HEADS", heads)
+        .set("KV_HEADS", kv_heads)
+        .set("HEAD_LEN", *head_len)
+        .set("PAIRS", core.plan.slots[angles.0].width / 2)
+        .set("HALVES", *pairing == Pairing::Halves)
+        .set("STRIDE", place(q).stride)
+        .set("Q_OFFSET", place(q).offset)
+        .set("K_OFFSET", place(k).offset)
+        .set("V_OFFSET", place(v).offset)
+        .set("Q_NORM", q_norm.is_some())
+        .set("K_NORM", k_norm.is_some())
+        .set("Q_EPSILON", epsilon(q_norm))
+        .set("K_EPSILON", epsilon(k_norm));
+    let buffers = vec![
+        named("qkv", &place(q).buffer),
+        named("turns", &place(angles).buffer),
+        named("positions", &place(positions).buffer),
+        named("sequences", &place(sequences).buffer),
+        ("q_norm".to_string(), vector(q_norm)),
+        ("k_norm".to_string(), vector(k_norm)),
+        named("keys", &cache.keys),
+        named("values", &cache.values),
+    ];
+    let grid = [Count::Fixed(heads + 2 * kv_heads), Count::Rows(1), ONE];
+    Step { recipe: Recipe::new("rope", choices), buffers, grid }
+}
+
+fn cache_file(core: &Core, half: &'static str, single: &'static str) -> &'static str {
+    match core.capacity.kv {
+        KvFormat::F16 => half,
+        KvFormat::F32 => single,
+    }
+}
+
+fn attend(core: &Core, op: &Op, form: Form) -> Vec<Step> {
+    let Op::Attend { q, positions, sequences, layer, heads, out, .. } = op else { unreachable!() };
+    let Op::Attend { scale, window, soft_cap, .. } = op else { unreachable!() };
+    let info = core.plan.caches[*layer];
+    let (place, cache) = (&core.places[q.0], &core.caches[*layer]);
+    let mut buffers = vec![
+        named("qkv", &place.buffer),
+        named("sequences", &core.places[sequences.0].buffer),
+        named("keys", &cache.keys),
+        named("values", &cache.values),
+    ];
+    let choices = Choices::default()
+        .import("cache", shared(cache_file(core, "read_f16", "read_f32")))
+        .set("KV_HEADS", info.heads)
+        .set("STRIDE", place.stride)
+        .set("Q_OFFSET", place.offset)
+        .set("SCALE", *scale)
+        .set("CAP", soft_cap.unwrap_or(0.0));
+    let Form::Few { fused, .. } = form else {
+        buffers.push(named("positions", &core.places[positions.0].buffer));
+        buffers.push(named("out", &core.places[out.0].buffer));
+        let tile = Tile::new(info.head_len);
+        let choices = with_out(core, choices, *out)
+            .set("HEADS", *heads)
+            .set("HEAD_LEN", info.head_len)
+            .set("WINDOW", window.unwrap_or(u32::MAX))
+            .set("THREADS", tile.threads)
+            .set("QUERIES", tile.queries)
+            .set("CELLS", tile.cells);
+        let grid = [Count::Fixed(*heads), Count::Rows(tile.queries), ONE];
+        return vec![Step { recipe: Recipe::new("attend_tile", choices), buffers, grid }];
+    };
+    buffers.push(named("partials", &core.work.partials));
+    let choices = with_splits(core, choices, op, &mut buffers).set("SHARE", heads / info.heads);
+    let cells = window.map_or(usize::MAX, |window| window as usize);
+    let grid =
+        [Count::Cells(core.work.split_cells, cells), Count::Fixed(info.heads), Count::Rows(1)];
+    let mut steps = vec![Step { recipe: Recipe::new("attend", choices), buffers, grid }];
+    if !fused {
+        let mut buffers =
+            vec![named("partials", &core.work.partials), named("out", &core.places[out.0].buffer)];
+        let width = core.plan.slots[out.0].width;
+        let choices = with_out(core, Choices::default().set("WIDTH", width), *out);
+        let choices = with_splits(core, choices, op, &mut buffers);
+        let grid = [Count::Fixed(width.div_ceil(256)), Count::Rows(1), ONE];
+        steps.push(Step { recipe: Recipe::new("combine", choices), buffers, grid });
+    }
+    steps
+}
+
+/// The tile of attention for many rows.
+struct Tile {
+    threads: usize,
+    queries: usize,
+    cells: usize,
+}
+
+impl Tile {
+    /// Within 32 KiB of workgroup memory; a thread owns the same pair of values in several rows.
+    fn new(head_len: usize) -> Tile {
+        let pairs = head_len / 2;
+        let (queries, cells) = match head_len {
+            0..=64 => (32, 32),
+            65..=128 => (32, 16),
+            _ => (8, 8),
+        };
+        let bands = (256 / pairs).max(1);
+        let bands = if bands.is_power_of_two() { bands } else { bands.next_power_of_two() / 2 };
+        Tile { threads: pairs * bands.min(queries), queries, cells }
+    }
+}
+
+fn add_norm(core: &Core, x: Slot, y: Slot, norm: Norm) -> Step {
+    let (width, from) = (core.plan.slots[x.0].width, &core.places[y.0]);
+    let choices = with_out(core, Choices::default(), x)
+        .set("WIDTH", width)
+        .set("Y_STRIDE", from.stride)
+        .set("Y_OFFSET", from.offset)
+        .set("EPSILON", norm.epsilon);
+    let buffers = vec![
+        named("y", &from.buffer),
+        named("out", &core.places[x.0].buffer),
+        named("norm_weight", core.weights.vector(norm.weight)),
+    ];
+    let grid = [ONE, rows_of(core, x, 1), ONE];
+    Step { recipe: Recipe::new("add_norm", choices), buffers, grid }
+}

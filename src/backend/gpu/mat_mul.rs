@@ -1,0 +1,164 @@
+//! Matrices times the rows of a batch: sections, variants, grids.
+
+use super::Core;
+use super::lower::{Count, Form, Step, named, rows_of};
+use super::shader::{Choices, Recipe, shared};
+use super::tune::Variant;
+use super::weights::{self, Section};
+use crate::plan::{Extent, Format, Part, Slot};
+
+/// Rows and columns of a tile of `mat_mat`, and of `mat_mat_float`.
+const TILE: (usize, usize) = (128, 64);
+const FLOAT_TILE: (usize, usize) = (64, 64);
+
+/// Rows of weights that a team takes at once where there are several columns.
+const ROWS_OF_COLUMNS: usize = 2;
+
+/// Bindings that are not a section's.
+const OWN_BINDINGS: usize = 4;
+
+/// Bindings of a section at most.
+const SECTION_BINDINGS: usize = 4;
+
+/// Bytes of workgroup memory that kernels use beside tables.
+const OWN_WORKGROUP_BYTES: usize = 1024;
+const TILE_WORKGROUP_BYTES: usize = 13 << 10;
+
+pub(super) fn steps(core: &Core, input: Slot, parts: &[Part], form: Form) -> Vec<Step> {
+    let sections = core.weights.matrix(&weights::key(parts));
+    let bindings = core.device.limits.max_storage_buffers_per_shader_stage as usize;
+    let most = (bindings.saturating_sub(OWN_BINDINGS) / SECTION_BINDINGS).max(1);
+    let step = |sections: &[Section]| match form {
+        Form::Few { columns, .. } => {
+            let variant = variant(core, sections);
+            vec_step(core, input, parts, sections, columns, variant)
+        }
+        Form::Many | Form::Nothing => mat_step(core, input, parts, sections),
+    };
+    sections.chunks(most).map(step).collect()
+}
+
+/// What a matrix is tuned under.
+pub(super) fn tuning_key(core: &Core, sections: &[Section]) -> String {
+    let kinds: Vec<String> = sections
+        .iter()
+        .map(|section| format!("{}x{}x{}", section.kind_name, section.rows, section.cols))
+        .collect();
+    let dot = if core.device.mask.packed_dot { "packed" } else { "float" };
+    format!("{} {dot}", kinds.join(" "))
+}
+
+fn variant(core: &Core, sections: &[Section]) -> Variant {
+    let known = core.tuning.0.get(&tuning_key(core, sections));
+    known.copied().unwrap_or(Variant::DEFAULT)
+}
+
+/// The buffers of sections, by the names that they have in the shader.
+pub(super) fn section_buffers(sections: &[Section], buffers: &mut Vec<(String, wgpu::Buffer)>) {
+    for (number, section) in sections.iter().enumerate() {
+        let name = |(name, buffer): &(&'static str, wgpu::Buffer)| {
+            (format!("{name}_{number}"), buffer.clone())
+        };
+        buffers.extend(section.buffers.iter().map(name));
+    }
+}
+
+/// Copies of tables that fit beside what the kernel uses itself.
+fn copies(core: &Core, sections: &[Section], wish: usize, own_bytes: usize) -> usize {
+    let words: usize = sections.iter().map(Section::table_words).sum();
+    let limit = core.device.limits.max_compute_workgroup_storage_size as usize;
+    let mut copies = wish.max(1);
+    while copies > 1 && 4 * words * copies + own_bytes > limit {
+        copies /= 2;
+    }
+    copies
+}
+
+/// What all kernels of matrices share: where the input lies and where the products go.
+fn common(
+    core: &Core,
+    input: Slot,
+    parts: &[Part],
+) -> (Choices, Vec<(String, wgpu::Buffer)>, bool) {
+    let (from, to) = (&core.places[input.0], &core.places[parts[0].out.0]);
+    let info = &core.plan.slots[input.0];
+    let extent = match info.extent {
+        Extent::Tokens => "extent_tokens",
+        Extent::LogitRows => "extent_logit_rows",
+    };
+    let dot = if core.device.mask.packed_dot { "dot_packed" } else { "dot_float" };
+    let choices = Choices::default()
+        .import("out", shared(if parts[0].add { "out_add" } else { "out_set" }))
+        .import("extent", shared(extent))
+        .import("dot", shared(dot))
+        .set("COLS", info.width)
+        .set("OUT_STRIDE", to.stride);
+    let mut buffers = vec![named("out", &to.buffer), named("input", &from.buffer)];
+    match (&from.scales, info.format) {
+        (Some(scales), Format::Int8 { group }) => {
+            buffers.push(named("input_scales", scales));
+            (choices.set("ACTIVATION_GROUP", group), buffers, false)
+        }
+        _ => {
+            let choices = choices.set("IN_STRIDE", from.stride).set("IN_OFFSET", from.offset);
+            (choices, buffers, true)
+        }
+    }
+}
+
+/// Few rows of activations: a team takes rows of weights.
+pub(super) fn vec_step(
+    core: &Core,
+    input: Slot,
+    parts: &[Part],
+    sections: &[Section],
+    columns: usize,
+    variant: Variant,
+) -> Step {
+    let (choices, mut buffers, is_float) = common(core, input, parts);
+    let rows = if columns == 1 { variant.rows } else { ROWS_OF_COLUMNS };
+    let (reduce, lanes) = match core.device.mask.subgroups {
+        true => ("reduce_subgroup", (core.device.info.subgroup_max_size as usize).max(4)),
+        false => ("reduce_shared", 16),
+    };
+    let block_rows = (variant.threads / lanes).max(1) * rows * variant.rounds;
+    let choices = choices
+        .import("reduce", shared(reduce))
+        .set("THREADS", variant.threads)
+        .set("COLUMNS", columns)
+        .set("ROWS", rows)
+        .set("BLOCK_ROWS", block_rows);
+    let copies = copies(core, sections, variant.copies, OWN_WORKGROUP_BYTES);
+    let blocks = |section: &Section| section.rows.div_ceil(block_rows);
+    section_buffers(sections, &mut buffers);
+    let recipe = Recipe {
+        kernel: if is_float { "mat_vec_float" } else { "mat_vec" },
+        choices,
+        sections: sections.iter().map(|s| s.choices(copies).set("BLOCKS", blocks(s))).collect(),
+    };
+    let grid = [Count::Fixed(sections.iter().map(blocks).sum()), Count::Fixed(1), Count::Fixed(1)];
+    Step { recipe, buffers, grid }
+}
+
+/// Many rows of activations: tiles.
+fn mat_step(core: &Core, input: Slot, parts: &[Part], sections: &[Section]) -> Step {
+    let (choices, mut buffers, is_float) = common(core, input, parts);
+    let (kernel, tile) = match is_float {
+        true => ("mat_mat_float", FLOAT_TILE),
+        false => ("mat_mat", TILE),
+    };
+    let copies = copies(core, sections, 4, TILE_WORKGROUP_BYTES);
+    let blocks = |section: &Section| section.rows.div_ceil(tile.0);
+    section_buffers(sections, &mut buffers);
+    let recipe = Recipe {
+        kernel,
+        choices,
+        sections: sections.iter().map(|s| s.choices(copies).set("BLOCKS", blocks(s))).collect(),
+    };
+    let grid = [
+        Count::Fixed(sections.iter().map(blocks).sum()),
+        rows_of(core, input, tile.1),
+        Count::Fixed(1),
+    ];
+    Step { recipe, buffers, grid }
+}
