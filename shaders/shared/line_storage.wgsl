@@ -2,7 +2,7 @@
 // workgroup's own.
 @group(0) @binding(0) var<storage, read_write> line: array<f32>;
 
-fn get(t: u32, i: u32) -> f32 {
+fn line_at(t: u32, i: u32) -> f32 {
     return line[t * SEGMENT + i];
 }
 

@@ -8,14 +8,14 @@ fn turn(t: u32, thread: u32) {
     for (; half * 8u <= BLOCK; half *= 8u) {
         for (var k = thread; k < SEGMENT / 8u; k += THREADS) {
             let at = k / half * (8u * half) + k % half;
-            let a0 = get(t, at);
-            let a1 = get(t, at + half);
-            let a2 = get(t, at + 2u * half);
-            let a3 = get(t, at + 3u * half);
-            let a4 = get(t, at + 4u * half);
-            let a5 = get(t, at + 5u * half);
-            let a6 = get(t, at + 6u * half);
-            let a7 = get(t, at + 7u * half);
+            let a0 = line_at(t, at);
+            let a1 = line_at(t, at + half);
+            let a2 = line_at(t, at + 2u * half);
+            let a3 = line_at(t, at + 3u * half);
+            let a4 = line_at(t, at + 4u * half);
+            let a5 = line_at(t, at + 5u * half);
+            let a6 = line_at(t, at + 6u * half);
+            let a7 = line_at(t, at + 7u * half);
             let even = vec4(a0, a2, a4, a6);
             let odd = vec4(a1, a3, a5, a7);
             let p = even + odd;
@@ -38,8 +38,8 @@ fn turn(t: u32, thread: u32) {
     for (; half < BLOCK; half *= 2u) {
         for (var k = thread; k < SEGMENT / 2u; k += THREADS) {
             let at = k / half * (2u * half) + k % half;
-            let a = get(t, at);
-            let b = get(t, at + half);
+            let a = line_at(t, at);
+            let b = line_at(t, at + half);
             put_line(t, at, a + b);
             put_line(t, at + half, a - b);
         }

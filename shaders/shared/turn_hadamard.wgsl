@@ -3,5 +3,5 @@
 const TURN_SCALE = 0.125;
 
 fn turned(t: u32, i: u32) -> f32 {
-    return get(t, i) * TURN_SCALE;
+    return line_at(t, i) * TURN_SCALE;
 }

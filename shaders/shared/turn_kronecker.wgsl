@@ -11,13 +11,13 @@ const TURN_SCALE = 0.125;
 fn turned(t: u32, i: u32) -> f32 {
     let k = i / BLOCK;
     let lane = i % BLOCK;
-    var all = get(t, lane);
+    var all = line_at(t, lane);
     var plus = 0.0;
     if ((paley[k * ORDER / 32u] >> (k * ORDER % 32u) & 1u) == 1u) {
         plus = all;
     }
     for (var j = 1u; j < ORDER; j += 1u) {
-        let value = get(t, j * BLOCK + lane);
+        let value = line_at(t, j * BLOCK + lane);
         let bit = k * ORDER + j;
         all += value;
         if ((paley[bit / 32u] >> (bit % 32u) & 1u) == 1u) {

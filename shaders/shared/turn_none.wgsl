@@ -5,5 +5,5 @@ fn sign_of(c: u32) -> f32 {
 fn turn(t: u32, thread: u32) {}
 
 fn turned(t: u32, i: u32) -> f32 {
-    return get(t, i);
+    return line_at(t, i);
 }

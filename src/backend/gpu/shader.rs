@@ -359,11 +359,11 @@ fn numbers(text: &str) -> HashMap<String, u32> {
 
 fn evaluate(expression: &str, numbers: &HashMap<String, u32>) -> Option<u32> {
     let expression = expression.trim();
-    if let Some((a, b)) = expression.rsplit_once('*') {
-        return evaluate(a, numbers)?.checked_mul(evaluate(b, numbers)?);
-    }
-    if let Some((a, b)) = expression.rsplit_once('/') {
-        return evaluate(a, numbers)?.checked_div(evaluate(b, numbers)?);
+    // Both bind alike, from the left.
+    if let Some(at) = expression.rfind(['*', '/']) {
+        let (a, b) =
+            (evaluate(&expression[..at], numbers)?, evaluate(&expression[at + 1..], numbers)?);
+        return if expression[at..].starts_with('*') { a.checked_mul(b) } else { a.checked_div(b) };
     }
     let literal = expression.strip_suffix('u').unwrap_or(expression).parse().ok();
     literal.or_else(|| numbers.get(expression).copied())
