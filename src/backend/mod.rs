@@ -72,6 +72,19 @@ impl Values {
     }
 }
 
+/// What one kind of kernel took in one run of a plan.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The kernel, and what it works on.
+    pub name: String,
+    /// How often it ran.
+    pub count: usize,
+    /// All runs together, in microseconds.
+    pub micros: f64,
+    /// Bytes of weights and caches that it read.
+    pub bytes: u64,
+}
+
 /// Something that runs a plan.
 pub trait Backend: Send {
     /// The plan it was made for.
@@ -120,6 +133,30 @@ pub trait Backend: Send {
     fn run(&mut self, batch: &Batch) -> Result<()> {
         self.load(batch)?;
         self.run_ops(0..self.plan().ops.len())
+    }
+
+    /// Runs all ops on the batch that was loaded and says what each kernel took; `None` without a
+    /// clock for it.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn profile(&mut self) -> Result<Option<Vec<Timing>>> {
+        Ok(None)
+    }
+
+    /// Finds the fastest variants of the kernels that were not measured on this device before, or
+    /// all of them `again`; `progress` hears how many kinds are done, and of how many. Returns what
+    /// is known about the device, to be kept for the next time, if anything is new.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    fn tune(
+        &mut self,
+        again: bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<String>> {
+        let _ = (again, progress);
+        Ok(None)
     }
 
     /// The `k` likeliest tokens of the first logit row and their logits, in order; of equal ones

@@ -5,6 +5,7 @@
 
 mod encode;
 mod recipe;
+pub mod shape;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -125,6 +126,19 @@ fn lay_out(
     builder.finish(&mut metadata);
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
     Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
+}
+
+/// What the registry says of a weight in one of our types.
+fn record(tensor: &Tensor, sign_seed: u64) -> Record {
+    Record {
+        name: tensor.name.clone(),
+        kind: tensor.kind,
+        rows: tensor.rows as u64,
+        cols: tensor.cols as u64,
+        basis: tensor.basis,
+        group: tensor.group as u32,
+        sign_seed,
+    }
 }
 
 /// Whether the matrices of a source are so coarse that converting them costs quality twice: stored

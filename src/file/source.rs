@@ -27,6 +27,8 @@ pub struct Source {
     names: HashMap<String, usize>,
     /// Tensors that are no weights and no planes.
     others: Vec<(usize, usize)>,
+    /// The metadata of a model that was made in memory and lies in no file.
+    made: Option<Metadata>,
 }
 
 /// A tensor as it lies in a file.
@@ -66,9 +68,23 @@ impl Source {
         }
         let (weights, names, others) = (Vec::new(), HashMap::new(), Vec::new());
         let path = path.to_path_buf();
-        let mut source = Source { path, shards, places, weights, names, others };
+        let mut source = Source { path, shards, places, weights, names, others, made: None };
         source.assemble(types).at(source.path.display())?;
         Ok(source)
+    }
+
+    /// A model that lies in no file: its name for messages, its metadata, its weights.
+    pub fn made(name: String, metadata: Metadata, weights: Vec<Tensor>) -> Source {
+        let names = weights.iter().enumerate();
+        Source {
+            path: PathBuf::from(name),
+            shards: Vec::new(),
+            places: HashMap::new(),
+            names: names.map(|(index, weight)| (weight.name.clone(), index)).collect(),
+            weights,
+            others: Vec::new(),
+            made: Some(metadata),
+        }
     }
 
     /// The path that was opened.
@@ -81,14 +97,17 @@ impl Source {
         self.shards.iter().map(|shard| shard.path.as_path())
     }
 
-    /// Bytes of all files together.
+    /// Bytes of all files together; of the weights, where there is no file.
     pub fn file_bytes(&self) -> u64 {
+        if self.made.is_some() {
+            return self.weights.iter().map(|weight| weight.bytes() as u64).sum();
+        }
         self.shards.iter().map(|shard| shard.map.len() as u64).sum()
     }
 
     /// The metadata of the model, which is all in the first file.
     pub fn metadata(&self) -> &Metadata {
-        &self.shards[0].gguf.metadata
+        self.made.as_ref().unwrap_or_else(|| &self.shards[0].gguf.metadata)
     }
 
     /// `general.architecture`.

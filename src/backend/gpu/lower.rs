@@ -28,7 +28,13 @@ pub(super) struct Dispatch {
     pub(super) kernel: Arc<Kernel>,
     pub(super) group: wgpu::BindGroup,
     pub(super) grid: Grid,
+    /// For the profile: the kernel and what it works on, and the bytes of weights that it reads.
+    pub(super) label: String,
+    pub(super) bytes: u64,
 }
+
+/// The form for one row.
+pub(super) const ONE_ROW: Form = Form::Few { columns: 1, fused: false };
 
 /// Workgroups in each direction.
 pub(super) type Grid = [Count; 3];
@@ -280,7 +286,7 @@ pub(super) fn recipes(core: &Core, ops: Range<usize>) -> Vec<Recipe> {
 /// The dispatches of op `at`.
 pub(super) fn lower(core: &mut Core, at: usize, form: Form) -> Vec<Dispatch> {
     let steps = plan_op(core, at, form);
-    steps.into_iter().map(|step| core.dispatch(&step.recipe, &step.buffers, step.grid)).collect()
+    steps.into_iter().map(|step| core.dispatch_step(step)).collect()
 }
 
 /// A dispatch before it has a pipeline.
@@ -288,6 +294,15 @@ pub(super) struct Step {
     pub(super) recipe: Recipe,
     pub(super) buffers: Vec<(String, wgpu::Buffer)>,
     pub(super) grid: Grid,
+    /// For the profile.
+    pub(super) what: String,
+    pub(super) bytes: u64,
+}
+
+impl Step {
+    pub(super) fn new(recipe: Recipe, buffers: Vec<(String, wgpu::Buffer)>, grid: Grid) -> Step {
+        Step { recipe, buffers, grid, what: String::new(), bytes: 0 }
+    }
 }
 
 pub(super) fn named(name: &str, buffer: &wgpu::Buffer) -> (String, wgpu::Buffer) {
@@ -322,7 +337,7 @@ pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
             ];
             let recipe = Recipe::new("angles", Choices::default().set("WIDTH", width));
             let grid = [Count::Fixed(width.div_ceil(64)), Count::Rows(1), ONE];
-            vec![Step { recipe, buffers, grid }]
+            vec![Step::new(recipe, buffers, grid)]
         }
         Op::Prepare { input, rows, norm, transform, out } => {
             let fused = matches!(form, Form::Few { fused: true, .. });
@@ -339,7 +354,7 @@ pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
             let recipe = Recipe::new("soft_cap", choices.set("CAP", *cap));
             let buffers = vec![named("out", &core.places[x.0].buffer)];
             let grid = [Count::Fixed(width.div_ceil(256)), rows_of(core, *x, 1), ONE];
-            vec![Step { recipe, buffers, grid }]
+            vec![Step::new(recipe, buffers, grid)]
         }
     }
 }
@@ -408,7 +423,7 @@ fn embed(
     let sections = table.iter().map(|section| section.choices(1)).collect();
     let kernel = if is_float { "embed_float" } else { "embed" };
     let recipe = Recipe { kernel, choices, sections };
-    Step { recipe, buffers, grid: [ONE, Count::Rows(1), ONE] }
+    Step::new(recipe, buffers, [ONE, Count::Rows(1), ONE])
 }
 
 fn prepare(
@@ -477,7 +492,7 @@ fn prepare(
         }
     };
     let grid = [Count::Fixed(info.width / segment), rows_of(core, out, 1), ONE];
-    Step { recipe: Recipe::new("prepare", choices), buffers, grid }
+    Step::new(Recipe::new("prepare", choices), buffers, grid)
 }
 
 /// The constants of `shared/splits.wgsl`, and the positions that it reads.
@@ -536,7 +551,7 @@ fn rope(core: &Core, op: &Op) -> Step {
         named("values", &cache.values),
     ];
     let grid = [Count::Fixed(heads + 2 * kv_heads), Count::Rows(1), ONE];
-    Step { recipe: Recipe::new("rope", choices), buffers, grid }
+    Step::new(Recipe::new("rope", choices), buffers, grid)
 }
 
 fn cache_file(core: &Core, half: &'static str, single: &'static str) -> &'static str {
@@ -576,14 +591,14 @@ fn attend(core: &Core, op: &Op, form: Form) -> Vec<Step> {
             .set("QUERIES", tile.queries)
             .set("CELLS", tile.cells);
         let grid = [Count::Fixed(*heads), Count::Rows(tile.queries), ONE];
-        return vec![Step { recipe: Recipe::new("attend_tile", choices), buffers, grid }];
+        return vec![Step::new(Recipe::new("attend_tile", choices), buffers, grid)];
     };
     buffers.push(named("partials", &core.work.partials));
     let choices = with_splits(core, choices, op, &mut buffers).set("SHARE", heads / info.heads);
     let cells = window.map_or(usize::MAX, |window| window as usize);
     let grid =
         [Count::Cells(core.work.split_cells, cells), Count::Fixed(info.heads), Count::Rows(1)];
-    let mut steps = vec![Step { recipe: Recipe::new("attend", choices), buffers, grid }];
+    let mut steps = vec![Step::new(Recipe::new("attend", choices), buffers, grid)];
     if !fused {
         let mut buffers =
             vec![named("partials", &core.work.partials), named("out", &core.places[out.0].buffer)];
@@ -591,7 +606,7 @@ fn attend(core: &Core, op: &Op, form: Form) -> Vec<Step> {
         let choices = with_out(core, Choices::default().set("WIDTH", width), *out);
         let choices = with_splits(core, choices, op, &mut buffers);
         let grid = [Count::Fixed(width.div_ceil(256)), Count::Rows(1), ONE];
-        steps.push(Step { recipe: Recipe::new("combine", choices), buffers, grid });
+        steps.push(Step::new(Recipe::new("combine", choices), buffers, grid));
     }
     steps
 }
@@ -631,5 +646,5 @@ fn add_norm(core: &Core, x: Slot, y: Slot, norm: Norm) -> Step {
         named("norm_weight", core.weights.vector(norm.weight)),
     ];
     let grid = [ONE, rows_of(core, x, 1), ONE];
-    Step { recipe: Recipe::new("add_norm", choices), buffers, grid }
+    Step::new(Recipe::new("add_norm", choices), buffers, grid)
 }

@@ -1,7 +1,7 @@
 //! Matrices times the rows of a batch: sections, variants, grids.
 
 use super::Core;
-use super::lower::{Count, Form, Step, named, rows_of};
+use super::lower::{Count, Form, Grid, Step, named, rows_of};
 use super::shader::{Choices, Recipe, shared};
 use super::tune::Variant;
 use super::weights::{self, Section};
@@ -25,12 +25,23 @@ const OWN_WORKGROUP_BYTES: usize = 1024;
 const TILE_WORKGROUP_BYTES: usize = 13 << 10;
 
 pub(super) fn steps(core: &Core, input: Slot, parts: &[Part], form: Form) -> Vec<Step> {
+    steps_with(core, input, parts, form, None)
+}
+
+/// As [`steps`], in a variant that is being measured.
+pub(super) fn steps_with(
+    core: &Core,
+    input: Slot,
+    parts: &[Part],
+    form: Form,
+    wish: Option<Variant>,
+) -> Vec<Step> {
     let sections = core.weights.matrix(&weights::key(parts));
     let bindings = core.device.limits.max_storage_buffers_per_shader_stage as usize;
     let most = (bindings.saturating_sub(OWN_BINDINGS) / SECTION_BINDINGS).max(1);
     let step = |sections: &[Section]| match form {
         Form::Few { columns, .. } => {
-            let variant = variant(core, sections);
+            let variant = wish.unwrap_or_else(|| variant(core, sections));
             vec_step(core, input, parts, sections, columns, variant)
         }
         Form::Many | Form::Nothing => mat_step(core, input, parts, sections),
@@ -106,6 +117,19 @@ fn common(
     }
 }
 
+fn step(
+    recipe: Recipe,
+    buffers: Vec<(String, wgpu::Buffer)>,
+    grid: Grid,
+    sections: &[Section],
+) -> Step {
+    let rows: usize = sections.iter().map(|section| section.rows).sum();
+    let (kind, cols) = (sections[0].kind_name, sections[0].cols);
+    let planes = sections.iter().flat_map(|section| &section.buffers);
+    let bytes = planes.filter(|(name, _)| *name != "table").map(|(_, buffer)| buffer.size()).sum();
+    Step { recipe, buffers, grid, what: format!("{kind} {rows}x{cols}"), bytes }
+}
+
 /// Few rows of activations: a team takes rows of weights.
 pub(super) fn vec_step(
     core: &Core,
@@ -137,7 +161,7 @@ pub(super) fn vec_step(
         sections: sections.iter().map(|s| s.choices(copies).set("BLOCKS", blocks(s))).collect(),
     };
     let grid = [Count::Fixed(sections.iter().map(blocks).sum()), Count::Fixed(1), Count::Fixed(1)];
-    Step { recipe, buffers, grid }
+    step(recipe, buffers, grid, sections)
 }
 
 /// Many rows of activations: tiles.
@@ -160,5 +184,5 @@ fn mat_step(core: &Core, input: Slot, parts: &[Part], sections: &[Section]) -> S
         rows_of(core, input, tile.1),
         Count::Fixed(1),
     ];
-    Step { recipe, buffers, grid }
+    step(recipe, buffers, grid, sections)
 }

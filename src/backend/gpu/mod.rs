@@ -8,6 +8,7 @@ pub mod device;
 mod lower;
 mod mat_mul;
 mod memory;
+mod profile;
 mod sample;
 pub mod shader;
 pub mod tune;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Values, check};
+use super::{Backend, Capacity, Timing, Values, check};
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Extent, Format, Op, Plan, Slot};
 use device::{Device, Kernel};
@@ -33,13 +34,14 @@ use weights::Weights;
 /// How to set up the backend.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What was measured on this device before.
-    pub tuning: Tuning,
+    /// What [`Backend::tune`] gave for this device before; anything else is taken for nothing.
+    pub tuning: String,
 }
 
 /// Runs plans, or some of their ops, on a GPU.
 pub struct Gpu {
     core: Core,
+    ops: Range<usize>,
     rows: usize,
     logit_rows: usize,
     /// The last cell that a row of the batch sees.
@@ -67,6 +69,13 @@ struct Core {
 /// A buffer of the CPU's, for what comes back.
 struct Readback {
     buffer: wgpu::Buffer,
+}
+
+/// What a text says about a device; nothing if it says nothing that makes sense.
+fn tuning(text: &str) -> Tuning {
+    let mut tuning: Tuning = serde_json::from_str(text).unwrap_or_default();
+    tuning.0.retain(|_, variant| variant.is_sane());
+    tuning
 }
 
 /// Bytes that ops need on a device: weights, caches, slots.
@@ -127,7 +136,7 @@ impl Gpu {
             weights: Weights::default(),
             batch: memory::buffer(&device, "batch", 16),
             work: lower::Work::new(&device, &plan, capacity),
-            tuning: options.tuning,
+            tuning: tuning(&options.tuning),
             kernels: HashMap::new(),
             device: device.clone(),
             plan: plan.clone(),
@@ -149,6 +158,7 @@ impl Gpu {
             sampler: Sampler::new(&device),
             readback: Readback::new(&device, 4 * capacity.logit_rows * width),
             core,
+            ops: ops.clone(),
             rows: 0,
             logit_rows: 0,
             position_max: 0,
@@ -163,11 +173,6 @@ impl Gpu {
     /// The tensors that are on the device as plain int8, because no shader reads their type.
     pub fn transcoded(&self) -> &[String] {
         &self.core.weights.transcoded
-    }
-
-    /// What was measured, to be kept for the next time.
-    pub fn tuning(&self) -> &Tuning {
-        &self.core.tuning
     }
 
     /// The dispatches of some ops for the batch that was loaded.
@@ -321,6 +326,20 @@ impl Backend for Gpu {
         self.core.device.check()
     }
 
+    fn profile(&mut self) -> Result<Option<Vec<Timing>>> {
+        profile::profile(self)
+    }
+
+    fn tune(
+        &mut self,
+        again: bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Option<String>> {
+        let is_new = tune::tune(self, again, progress)?;
+        let text = || serde_json::to_string_pretty(&self.core.tuning).expect("plain numbers");
+        Ok(is_new.then(text))
+    }
+
     fn top(&mut self, k: usize) -> Result<Vec<(u32, f32)>> {
         sample::top(self, k)
     }
@@ -376,6 +395,15 @@ impl Core {
         }
     }
 
+    fn dispatch_step(&mut self, step: lower::Step) -> Dispatch {
+        let mut dispatch = self.dispatch(&step.recipe, &step.buffers, step.grid);
+        if !step.what.is_empty() {
+            dispatch.label = format!("{} {}", dispatch.label, step.what);
+        }
+        dispatch.bytes = step.bytes;
+        dispatch
+    }
+
     fn kernel(&mut self, recipe: &Recipe) -> Arc<Kernel> {
         let shader = shader::assemble(recipe);
         if let Some(kernel) = self.kernels.get(&shader.text) {
@@ -393,6 +421,7 @@ impl Core {
         buffers: &[(String, wgpu::Buffer)],
         grid: lower::Grid,
     ) -> Dispatch {
+        let label = recipe.kernel.to_string();
         let kernel = self.kernel(recipe);
         let entry = |(number, binding): (usize, &shader::Binding)| {
             let found = buffers.iter().find(|(name, _)| *name == binding.name);
@@ -409,7 +438,7 @@ impl Core {
             layout: &kernel.layout,
             entries: &entries,
         });
-        Dispatch { kernel, group, grid }
+        Dispatch { kernel, group, grid, label, bytes: 0 }
     }
 }
 
