@@ -154,7 +154,7 @@ pub(super) fn greedy(
     }
     gpu.set_batch(1, 1);
     let forms = gpu.prepare_programs(0..plan.ops.len());
-    let mut submitted = 0;
+    let (mut submitted, mut heard) = (0, 0);
     for step in 0..steps {
         while submitted < steps && submitted < step + AHEAD {
             let at = position as usize + submitted;
@@ -163,13 +163,15 @@ pub(super) fn greedy(
             submitted += 1;
         }
         let token = chosen(gpu, step)?;
+        heard += 1;
         if take(token).is_break() || position as usize + step >= capacity.context {
             break;
         }
     }
     // The steps that ran past the end are waited for, so that their buffers can be used again.
-    gpu.core.device.wait()?;
-    gpu.sampler.readbacks.iter().for_each(wgpu::Buffer::unmap);
+    for step in heard..submitted {
+        chosen(gpu, step)?;
+    }
     Ok(())
 }
 
