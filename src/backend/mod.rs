@@ -6,6 +6,7 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod reference;
+pub mod split;
 
 use crate::error::Result;
 use crate::plan::{Batch, Plan, Slot};
@@ -92,6 +93,11 @@ pub trait Backend: Send {
 
     /// What it has memory for.
     fn capacity(&self) -> Capacity;
+
+    /// What a user should know: a line per fact.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Takes the rows of a batch into the plan's input slots.
     ///

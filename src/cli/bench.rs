@@ -45,9 +45,6 @@ pub(super) struct Args {
     /// Say what each kernel of a GPU takes, for one token at the depth and for the prompt
     #[arg(long)]
     profile: bool,
-    /// Measure the variants of a GPU's kernels first
-    #[arg(long)]
-    tune: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -68,12 +65,8 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
     let started = Instant::now();
     let mut options = args.run.options();
     options.context = options.context.or(Some(args.prompt.max(args.depth.max(1) + args.n + 1)));
-    let mut session = Session::open(&source, &options)?;
+    let mut session = args.run.open_with(&source, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
-    if args.tune {
-        let found = session.backend().tune(true, &mut |_, _| ())?;
-        print::note(format_args!("{}", found.unwrap_or_default()));
-    }
     if args.profile {
         return profile(&mut session, args.depth, args.prompt);
     }

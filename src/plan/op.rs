@@ -144,6 +144,34 @@ impl Op {
     }
 }
 
+impl Op {
+    /// The slots that the op reads; those of the batch and those that it changes among them.
+    pub fn reads(&self) -> Vec<Slot> {
+        match self {
+            Op::Embed { tokens, .. } => vec![*tokens],
+            Op::Angles { positions, .. } => vec![*positions],
+            Op::Prepare { input, rows, .. } => {
+                let mut slots: Vec<Slot> = rows.iter().copied().collect();
+                match input {
+                    Input::Rows(slot) => slots.push(*slot),
+                    Input::Gated { gate, up, .. } => slots.extend([*gate, *up]),
+                }
+                slots
+            }
+            Op::MatMul { input, parts } => {
+                let added = parts.iter().filter(|part| part.add).map(|part| part.out);
+                added.chain([*input]).collect()
+            }
+            Op::Rope { q, k, v, angles, positions, sequences, .. } => {
+                vec![*q, *k, *v, *angles, *positions, *sequences]
+            }
+            Op::Attend { q, positions, sequences, .. } => vec![*q, *positions, *sequences],
+            Op::AddNorm { x, y, .. } => vec![*x, *y],
+            Op::SoftCap { x, .. } => vec![*x],
+        }
+    }
+}
+
 /// Where [`Op::Prepare`] takes its values from.
 #[derive(Clone, Copy, Debug)]
 pub enum Input {

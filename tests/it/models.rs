@@ -86,7 +86,7 @@ type Way = fn(&Source, &Options, &[Golden; 2]) -> [Vec<f32>; 2];
 const WAYS: [(&str, Way); 4] = [
     ("whole", whole),
     ("in pieces of 7", |source, options, golden| {
-        whole(source, &Options { rows: 7, ..*options }, golden)
+        whole(source, &Options { rows: Some(7), ..options.clone() }, golden)
     }),
     ("token by token", token_by_token),
     ("interleaved", |source, options, golden| {

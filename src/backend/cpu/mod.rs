@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::{Backend, Capacity, Values, check};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::plan::{Batch, Extent, Format, Op, Plan, Slot, Transform, Weight};
+use crate::plan::{Batch, CacheInfo, Extent, Format, Op, Plan, Slot, Transform, Weight};
 use crate::simd::Level;
 use crate::types::SUB;
 use crate::types::dot::{self, Columns, FloatColumns, Int8Columns};
@@ -73,6 +73,21 @@ impl Cpu {
     /// # Errors
     /// If the plan has something that the kernels cannot run, or a thread cannot be started.
     pub fn new(plan: Arc<Plan>, capacity: Capacity, threads: usize, level: Level) -> Result<Cpu> {
+        let all = 0..plan.ops.len();
+        Cpu::with_ops(plan, capacity, threads, level, all)
+    }
+
+    /// As [`Cpu::new`], with caches for the layers of some ops alone.
+    ///
+    /// # Errors
+    /// As [`Cpu::new`].
+    pub fn with_ops(
+        plan: Arc<Plan>,
+        capacity: Capacity,
+        threads: usize,
+        level: Level,
+        ops: Range<usize>,
+    ) -> Result<Cpu> {
         if !level.is_available() {
             bail!("instruction set: expected one of this machine, found {level}");
         }
@@ -85,7 +100,7 @@ impl Cpu {
             capacity,
             level,
             slots: plan.slots.iter().map(|slot| Memory::new(slot, capacity)).collect(),
-            caches: plan.caches.iter().map(|info| Cache::new(*info, capacity)).collect(),
+            caches: caches(&plan, capacity, ops),
             mat_mul: MatMul::new(&plan, capacity, threads, level),
             attention: Attention::new(&plan, capacity, threads),
             lines: (0..threads).map(|_| Cells::new(lines)).collect(),
@@ -324,6 +339,16 @@ impl Int8Memory {
             }
         }
     }
+}
+
+/// The caches of the layers whose ops are run; the others get no cells.
+fn caches(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> Vec<Cache> {
+    let cache = |(layer, info): (usize, &CacheInfo)| {
+        let runs = |op: &Op| matches!(op, Op::Rope { layer: l, .. } if *l == layer);
+        let context = if plan.ops[ops.clone()].iter().any(runs) { capacity.context } else { 0 };
+        Cache::new(*info, Capacity { context, ..capacity })
+    };
+    plan.caches.iter().enumerate().map(cache).collect()
 }
 
 /// The weights that ops use as plain vectors.

@@ -42,7 +42,6 @@ pub struct Device {
     pub info: wgpu::AdapterInfo,
     pub(super) limits: wgpu::Limits,
     pub(super) mask: Mask,
-    pub(super) memory_bytes: Option<u64>,
     pub(super) timestamps: bool,
     cache: Option<wgpu::PipelineCache>,
     failure: Arc<Mutex<Option<String>>>,
@@ -98,6 +97,19 @@ impl Adapter {
         }
     }
 
+    /// A name for what was measured on it: the card and the driver, in letters that any folder
+    /// takes.
+    pub fn identity(&self) -> String {
+        let wgpu::AdapterInfo { name, vendor, device, driver_info, .. } = &self.info;
+        let text = format!("{name}-{vendor:x}-{device:x}-{driver_info}");
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+    }
+
+    /// Bytes that a model may take of it: nine tenths of what it has.
+    pub fn budget(&self) -> Option<u64> {
+        self.memory_bytes.map(|bytes| bytes / 10 * 9)
+    }
+
     /// Whether it has subgroup operations.
     pub fn has_subgroups(&self) -> bool {
         self.adapter.features().contains(wgpu::Features::SUBGROUP)
@@ -151,7 +163,6 @@ impl Adapter {
                 .then_some(())
                 .map(|()| empty_cache(&device)),
             info: self.info.clone(),
-            memory_bytes: self.memory_bytes,
             limits,
             device,
             queue,
