@@ -14,6 +14,8 @@ pub struct Split {
     cut: usize,
     /// Slots that are written before the cut and read after it.
     carried: Vec<Slot>,
+    /// Whether the second one ran last.
+    is_past: bool,
 }
 
 impl Split {
@@ -30,7 +32,7 @@ impl Split {
             written.into_iter().filter(|slot| read.contains(slot)).collect();
         carried.sort_unstable();
         carried.dedup();
-        Split { first, second, cut, carried }
+        Split { first, second, cut, carried, is_past: false }
     }
 }
 
@@ -55,6 +57,7 @@ impl Backend for Split {
     fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {
         let before = ops.start.min(self.cut)..ops.end.min(self.cut);
         let after = ops.start.max(self.cut)..ops.end.max(self.cut);
+        self.is_past = !after.is_empty();
         if !before.is_empty() {
             let reaches_the_cut = before.end == self.cut;
             self.first.run_ops(before)?;
@@ -72,13 +75,12 @@ impl Backend for Split {
         self.second.logits()
     }
 
-    /// What was written last: a slot that both have is the first one's until the second runs, and
-    /// then carries the same.
+    /// From the backend that wrote it last.
     fn read(&mut self, slot: Slot) -> Result<Values> {
-        let is_later = |op: &crate::plan::Op| op.writes().contains(&slot);
-        let is_second = self.plan().ops[self.cut..].iter().any(is_later);
-        let is_first = self.plan().ops[..self.cut].iter().any(is_later);
-        if is_second && !is_first { self.second.read(slot) } else { self.first.read(slot) }
+        let writes = |op: &crate::plan::Op| op.writes().contains(&slot);
+        let is_there =
+            self.carried.contains(&slot) || self.plan().ops[self.cut..].iter().any(writes);
+        if self.is_past && is_there { self.second.read(slot) } else { self.first.read(slot) }
     }
 
     fn write(&mut self, slot: Slot, values: &Values) -> Result<()> {

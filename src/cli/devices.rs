@@ -130,15 +130,15 @@ mod adapters {
     use crate::backend::gpu::device::{Adapter, adapters};
 
     pub(in crate::cli) fn rows() -> Vec<Row> {
-        let row = |adapter: Adapter| {
+        let row = |adapter: &Adapter| {
             let (kind, memory_bytes, subgroups) =
                 (adapter.kind(), adapter.memory_bytes, adapter.has_subgroups());
-            let info = adapter.info;
+            let info = adapter.info.clone();
             let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
             let backend = info.backend.to_string();
             Row { name: info.name, kind, backend, driver, memory_bytes, subgroups }
         };
-        adapters().into_iter().map(row).collect()
+        adapters().iter().map(row).collect()
     }
 
     pub(in crate::cli) fn device(text: &str) -> Result<Device> {

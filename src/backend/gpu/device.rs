@@ -1,6 +1,6 @@
 //! Adapters and devices: what is there, what it can do, what went wrong with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::shader::Shader;
 use crate::error::{Error, Result};
@@ -54,9 +54,14 @@ pub struct Kernel {
     pub(super) shader: Shader,
 }
 
-/// Every adapter of the machine that could run a model, the fastest kind first; the order does not
-/// change from call to call.
-pub fn adapters() -> Vec<Adapter> {
+/// Every adapter of the machine that could run a model, the fastest kind first. Drivers are asked
+/// once per process.
+pub fn adapters() -> &'static [Adapter] {
+    static FOUND: LazyLock<Vec<Adapter>> = LazyLock::new(find_adapters);
+    &FOUND
+}
+
+fn find_adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     // No layers between us and the driver: our shaders are validated by tests.
