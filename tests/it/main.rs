@@ -6,6 +6,8 @@ mod cpu;
 mod download;
 mod formats;
 mod gguf;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod grids;
 mod higgs;
 mod hostile;
@@ -14,6 +16,8 @@ mod models;
 mod planes;
 mod pool;
 mod scratch;
+#[cfg(feature = "gpu")]
+mod shaders;
 mod simd;
 mod source;
 mod text;
