@@ -82,8 +82,11 @@ class Server:
         request = urllib.request.Request(
             f"{self.url}/completion", json.dumps(body).encode(), headers
         )
-        with urllib.request.urlopen(request, timeout=ANSWER_MAX) as answer:
-            timings = json.load(answer)["timings"]
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWER_MAX) as answer:
+                timings = json.load(answer)["timings"]
+        except urllib.error.HTTPError as error:
+            sys.exit(f"the server refused: {error.read().decode(errors='replace')}")
         if (timings["prompt_n"], timings["predicted_n"]) != (args.prompt, args.generate):
             sys.exit(f"the server did something else: {timings}")
         return timings["prompt_per_second"], timings["predicted_per_second"]

@@ -376,3 +376,52 @@ fn a_limit_on_file_size_is_an_error() {
     assert!(stderr(&output).contains("out.gguf"), "{}", stderr(&output));
     assert_eq!(folder.list(), ["large.gguf"]);
 }
+
+/// A command on a machine whose drivers are not found.
+#[cfg(all(feature = "gpu", target_os = "linux"))]
+fn without_drivers(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gridmill"));
+    command.env("VK_DRIVER_FILES", "/nowhere.json").env("VK_ICD_FILENAMES", "/nowhere.json");
+    command.args(args).output().expect("the program starts")
+}
+
+#[test]
+#[cfg(all(feature = "gpu", target_os = "linux"))]
+fn a_machine_without_a_gpu_says_so_or_takes_the_cpu() {
+    let model = model_path("llama.gguf");
+    let bench = ["bench", text(&model), "-p", "4", "-n", "2", "-r", "1", "--json", "--device"];
+    let output = without_drivers(&[&bench[..], &["gpu"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no GPU was found"), "{}", stderr(&output));
+    let output = without_drivers(&[&bench[..], &["auto"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("\"device\": \"cpu"), "{}", stdout(&output));
+    let output = without_drivers(&["devices", "--json"]);
+    assert!(stdout(&output).contains("\"gpus\": []"), "{}", stdout(&output));
+}
+
+#[test]
+#[cfg(feature = "gpu")]
+fn layers_go_where_they_fit() {
+    use gridmill::backend::gpu::device::adapters;
+    let Some(adapter) = adapters().first() else { return };
+    let model = model_path("llama.gguf");
+    let bench = ["bench", text(&model), "-p", "4", "-n", "2", "-r", "1", "--json"];
+    let run = |args: &[&str]| gridmill(&[&bench[..], &["--device", "gpu"], args].concat());
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("2 of 2 layers"), "{}", stderr(&output));
+    let output = run(&["--gpu-layers", "1"]);
+    assert!(stderr(&output).contains("1 of 2 layers"), "{}", stderr(&output));
+    // What does not fit goes to the CPU, unless it was asked for.
+    let output = run(&["--gpu-memory", "1KB"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = run(&["--gpu-memory", "1KB", "--gpu-layers", "2"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("2 layers need"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: --gpu-layers 0 fits"), "{}", stderr(&output));
+    let found = json(&["devices", "--json"]);
+    assert_eq!(found["gpus"][0]["name"], adapter.info.name.as_str());
+    let verified = succeeds(&["verify", text(&model), "--device", "0", "--gpu-layers", "1"]);
+    assert!(verified.contains("every op agrees"), "{verified}");
+}
