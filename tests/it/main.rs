@@ -16,6 +16,7 @@ mod pool;
 mod scratch;
 mod simd;
 mod source;
+mod split;
 mod text;
 mod tidy;
 mod transform;
