@@ -1,7 +1,8 @@
 // attend: softmax(cap(scale * q K)) V over the cells that a row sees, for few rows.
 //
 // One row cannot fill a device, so its cells are split, and each split leaves a partial result; see
-// shared/splits.wgsl. The query heads that share a key head share what is read of the cache.
+// shared/splits.wgsl. The query heads that share a key head share what is read of the cache, eight
+// values at a time.
 //
 // Grid: x, splits; y, key heads; z, rows. A workgroup past the splits of its row returns.
 // import batch
@@ -16,16 +17,19 @@ const STRIDE = 960u;
 const Q_OFFSET = 0u;
 const SCALE = 0.125;
 const CAP = 0.0; // none if zero
-const PAIRS = HEAD_LEN / 2u;
+const EIGHTS = HEAD_LEN / 8u;
+const BANDS = THREADS / EIGHTS; // threads that share the cells of eight values
+const HALVES = 2u; // threads that share a key
+const LANES = 16u; // threads that look for a maximum or a sum
 
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(0) var<storage, read> sequences: array<u32>;
 @group(0) @binding(0) var<storage, read_write> partials: array<f32>;
 
-var<workgroup> q: array<vec2<f32>, SHARE * PAIRS>;
-var<workgroup> scores: array<f32, SHARE * SPLIT_CELLS>;
-var<workgroup> maxima: array<f32, SHARE>;
-var<workgroup> sums: array<vec2<f32>, THREADS>;
+var<workgroup> q: array<vec4<f32>, SHARE * EIGHTS * 2u>;
+var<workgroup> scores: array<f32, SHARE * SPLIT_CELLS * HALVES>;
+var<workgroup> lanes: array<f32, SHARE * LANES>;
+var<workgroup> sums: array<vec4<f32>, THREADS * 2u>;
 
 @compute @workgroup_size(THREADS)
 fn attend(
@@ -41,89 +45,113 @@ fn attend(
     let first = first_cell(t) + split * SPLIT_CELLS;
     let cells = min(SPLIT_CELLS, positions[t] + 1u - first);
     let base = ((sequences[t] * batch.context + first) * KV_HEADS + kv_head) * HEAD_LEN;
-    for (var i = thread; i < SHARE * PAIRS; i += THREADS) {
-        let at = t * STRIDE + Q_OFFSET + kv_head * SHARE * HEAD_LEN + 2u * i;
-        q[i] = vec2(qkv[at], qkv[at + 1u]) * SCALE;
+    for (var i = thread; i < SHARE * EIGHTS * 2u; i += THREADS) {
+        let at = t * STRIDE + Q_OFFSET + kv_head * SHARE * HEAD_LEN + 4u * i;
+        q[i] = vec4(qkv[at], qkv[at + 1u], qkv[at + 2u], qkv[at + 3u]) * SCALE;
     }
     workgroupBarrier();
-    for (var c = thread; c < cells; c += THREADS) {
+    // Two threads to a cell: every other eight of its key each.
+    for (var i = thread; i < cells * HALVES; i += THREADS) {
+        let c = i / HALVES;
         var dots: array<f32, SHARE>;
         // unroll
         for (var h = 0u; h < SHARE; h += 1u) {
             dots[h] = 0.0;
         }
-        for (var i = 0u; i < PAIRS; i += 1u) {
-            let key = key_pair(base + c * KV_HEADS * HEAD_LEN + 2u * i);
+        for (var e = i % HALVES; e < EIGHTS; e += HALVES) {
+            let key = key_eight(base + c * KV_HEADS * HEAD_LEN + 8u * e);
             // unroll
             for (var h = 0u; h < SHARE; h += 1u) {
-                dots[h] += dot(key, q[h * PAIRS + i]);
+                let at = (h * EIGHTS + e) * 2u;
+                dots[h] += dot(key[0], q[at]) + dot(key[1], q[at + 1u]);
             }
         }
         // unroll
         for (var h = 0u; h < SHARE; h += 1u) {
-            var score = dots[h];
+            scores[(h * SPLIT_CELLS + c) * HALVES + i % HALVES] = dots[h];
+        }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < SHARE * LANES; i += THREADS) {
+        let h = i / LANES;
+        var peak = -3.0e38;
+        for (var c = i % LANES; c < cells; c += LANES) {
+            let at = (h * SPLIT_CELLS + c) * HALVES;
+            var score = scores[at] + scores[at + 1u];
             if (CAP > 0.0) {
                 score = capped(score, CAP);
             }
-            scores[h * SPLIT_CELLS + c] = score;
+            scores[at] = score;
+            peak = max(peak, score);
         }
+        lanes[i] = peak;
     }
     workgroupBarrier();
-    if (thread < SHARE) {
+    // Every lane finds the maximum of its head by itself, then weighs its cells.
+    for (var i = thread; i < SHARE * LANES; i += THREADS) {
+        let h = i / LANES;
         var peak = -3.0e38;
-        for (var c = 0u; c < cells; c += 1u) {
-            peak = max(peak, scores[thread * SPLIT_CELLS + c]);
+        for (var l = 0u; l < LANES; l += 1u) {
+            peak = max(peak, lanes[h * LANES + l]);
         }
-        maxima[thread] = peak;
+        var total = 0.0;
+        for (var c = i % LANES; c < cells; c += LANES) {
+            let at = (h * SPLIT_CELLS + c) * HALVES;
+            let weight = exp(scores[at] - peak);
+            scores[at] = weight;
+            scores[at + 1u] = peak;
+            total += weight;
+        }
+        sums[i].x = total;
     }
     workgroupBarrier();
-    for (var i = thread; i < SHARE * SPLIT_CELLS; i += THREADS) {
-        if (i % SPLIT_CELLS < cells) {
-            scores[i] = exp(scores[i] - maxima[i / SPLIT_CELLS]);
+    for (var h = thread; h < SHARE; h += THREADS) {
+        var total = 0.0;
+        for (var l = 0u; l < LANES; l += 1u) {
+            total += sums[h * LANES + l].x;
         }
+        let at = partial_at(t, kv_head * SHARE + h, split) + HEAD_LEN;
+        partials[at] = scores[h * SPLIT_CELLS * HALVES + 1u];
+        partials[at + 1u] = total;
     }
-    workgroupBarrier();
-    // Threads in bands of PAIRS (at most THREADS): a band takes every so manieth cell, a thread one
-    // pair of values, for all heads.
-    let bands = THREADS / PAIRS;
-    let band = thread / PAIRS;
-    let p = thread % PAIRS;
-    var own: array<vec2<f32>, SHARE>;
+    // A thread takes eight values of every so manieth cell, for all heads.
+    let band = thread / EIGHTS;
+    let e = thread % EIGHTS;
+    var low: array<vec4<f32>, SHARE>;
+    var high: array<vec4<f32>, SHARE>;
     // unroll
     for (var h = 0u; h < SHARE; h += 1u) {
-        own[h] = vec2(0.0);
+        low[h] = vec4(0.0);
+        high[h] = vec4(0.0);
     }
-    if (band < bands) {
-        for (var c = band; c < cells; c += bands) {
-            let value = value_pair(base + c * KV_HEADS * HEAD_LEN + 2u * p);
+    if (band < BANDS) {
+        for (var c = band; c < cells; c += BANDS) {
+            let value = value_eight(base + c * KV_HEADS * HEAD_LEN + 8u * e);
             // unroll
             for (var h = 0u; h < SHARE; h += 1u) {
-                own[h] += scores[h * SPLIT_CELLS + c] * value;
+                let weight = scores[(h * SPLIT_CELLS + c) * HALVES];
+                low[h] += weight * value[0];
+                high[h] += weight * value[1];
             }
         }
     }
     // unroll
     for (var h = 0u; h < SHARE; h += 1u) {
-        sums[thread] = own[h];
         workgroupBarrier();
-        if (band == 0u) {
-            var sum = own[h];
-            for (var b = 1u; b < bands; b += 1u) {
-                sum += sums[b * PAIRS + p];
+        sums[2u * thread] = low[h];
+        sums[2u * thread + 1u] = high[h];
+        workgroupBarrier();
+        // Every thread of the first rows adds up one vector of four over the bands.
+        if (thread < 2u * EIGHTS) {
+            var sum = sums[thread];
+            for (var b = 1u; b < BANDS; b += 1u) {
+                sum += sums[b * 2u * EIGHTS + thread];
             }
-            let at = partial_at(t, kv_head * SHARE + h, split) + 2u * p;
-            partials[at] = sum.x;
-            partials[at + 1u] = sum.y;
+            let at = partial_at(t, kv_head * SHARE + h, split) + 4u * thread;
+            // unroll
+            for (var i = 0u; i < 4u; i += 1u) {
+                partials[at + i] = sum[i];
+            }
         }
-        workgroupBarrier();
-    }
-    if (thread < SHARE) {
-        var total = 0.0;
-        for (var c = 0u; c < cells; c += 1u) {
-            total += scores[thread * SPLIT_CELLS + c];
-        }
-        let at = partial_at(t, kv_head * SHARE + thread, split) + HEAD_LEN;
-        partials[at] = maxima[thread];
-        partials[at + 1u] = total;
     }
 }

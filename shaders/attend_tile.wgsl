@@ -23,6 +23,7 @@ const SCALE = 0.125;
 const CAP = 0.0; // none if zero
 const WINDOW = 4294967295u;
 const PAIRS = HEAD_LEN / 2u;
+const EIGHTS = HEAD_LEN / 8u;
 const LINE = PAIRS + 1u; // padded, so that rows begin in different banks
 const OWN = QUERIES * PAIRS / THREADS; // pairs of results per thread
 
@@ -85,10 +86,14 @@ fn attend_tile(
         for (var cell = begin; cell < end; cell += CELLS) {
             let base = (sequence * batch.context + cell) * KV_HEADS + kv_head;
             workgroupBarrier();
-            for (var i = thread; i < CELLS * PAIRS; i += THREADS) {
-                let c = min(i / PAIRS, end - 1u - cell);
-                let at = (base + c * KV_HEADS) * HEAD_LEN + 2u * (i % PAIRS);
-                kv[i / PAIRS * LINE + i % PAIRS] = key_pair(at);
+            for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
+                let c = min(i / EIGHTS, end - 1u - cell);
+                let eight = key_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
+                let to = i / EIGHTS * LINE + 4u * (i % EIGHTS);
+                kv[to] = eight[0].xy;
+                kv[to + 1u] = eight[0].zw;
+                kv[to + 2u] = eight[1].xy;
+                kv[to + 3u] = eight[1].zw;
             }
             workgroupBarrier();
             // Two by two products per thread at a time.
@@ -115,10 +120,14 @@ fn attend_tile(
                 weights[(a + QUERIES / 2u) * (CELLS + 1u) + b + CELLS / 2u] = bb;
             }
             workgroupBarrier();
-            for (var i = thread; i < CELLS * PAIRS; i += THREADS) {
-                let c = min(i / PAIRS, end - 1u - cell);
-                let at = (base + c * KV_HEADS) * HEAD_LEN + 2u * (i % PAIRS);
-                kv[i / PAIRS * LINE + i % PAIRS] = value_pair(at);
+            for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
+                let c = min(i / EIGHTS, end - 1u - cell);
+                let eight = value_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
+                let to = i / EIGHTS * LINE + 4u * (i % EIGHTS);
+                kv[to] = eight[0].xy;
+                kv[to + 1u] = eight[0].zw;
+                kv[to + 2u] = eight[1].xy;
+                kv[to + 3u] = eight[1].zw;
             }
             if (thread < QUERIES) {
                 let mine = seen[thread];

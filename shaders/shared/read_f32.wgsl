@@ -1,10 +1,11 @@
-@group(0) @binding(0) var<storage, read> keys: array<f32>;
-@group(0) @binding(0) var<storage, read> values: array<f32>;
+@group(0) @binding(0) var<storage, read> keys: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> values: array<vec4<f32>>;
 
-fn key_pair(at: u32) -> vec2<f32> {
-    return vec2(keys[at], keys[at + 1u]);
+// Eight values from a multiple of eight.
+fn key_eight(at: u32) -> array<vec4<f32>, 2> {
+    return array(keys[at / 4u], keys[at / 4u + 1u]);
 }
 
-fn value_pair(at: u32) -> vec2<f32> {
-    return vec2(values[at], values[at + 1u]);
+fn value_eight(at: u32) -> array<vec4<f32>, 2> {
+    return array(values[at / 4u], values[at / 4u + 1u]);
 }

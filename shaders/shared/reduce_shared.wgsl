@@ -1,7 +1,6 @@
 // A team is sixteen threads that add up through workgroup memory, for GPUs without subgroups. All
 // threads of the workgroup must come here together.
 const TEAM = 16u;
-const THREADS = 128u;
 
 struct Invocation {
     @builtin(local_invocation_index) thread: u32,

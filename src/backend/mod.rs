@@ -94,6 +94,11 @@ pub trait Backend: Send {
     /// What it has memory for.
     fn capacity(&self) -> Capacity;
 
+    /// What a user should know: a line per fact.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Takes the rows of a batch into the plan's input slots.
     ///
     /// # Errors

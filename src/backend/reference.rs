@@ -32,11 +32,11 @@ impl Reference {
     /// Reserves the cache; slots grow as they are written.
     pub fn new(plan: Arc<Plan>, capacity: Capacity) -> Reference {
         let ops = 0..plan.ops.len();
-        Reference::of_ops(plan, capacity, ops)
+        Reference::with_ops(plan, capacity, ops)
     }
 
     /// As [`Reference::new`], to run some of the ops only.
-    pub fn of_ops(plan: Arc<Plan>, capacity: Capacity, ops: Range<usize>) -> Reference {
+    pub fn with_ops(plan: Arc<Plan>, capacity: Capacity, ops: Range<usize>) -> Reference {
         let cells = capacity.sequences * capacity.context;
         let uses = uses_cache(&plan, ops);
         let cache = |(layer, info): (usize, &CacheInfo)| {

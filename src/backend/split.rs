@@ -80,6 +80,10 @@ impl Backend for Split {
         self.first.capacity()
     }
 
+    fn notes(&self) -> Vec<String> {
+        [self.first.notes(), self.second.notes()].concat()
+    }
+
     fn load(&mut self, batch: &Batch) -> Result<()> {
         self.first.load(batch)?;
         self.second.load(batch)?;

@@ -10,8 +10,10 @@ use super::flags::RunFlags;
 use super::print;
 use crate::convert::shape::{self, Shape};
 use crate::file::Source;
+use crate::model::{Model, Role};
 use crate::quant::presets;
 use crate::run::{Options, Session};
+use crate::types::{Tensor, TensorType};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -19,16 +21,17 @@ pub(super) struct Args {
     #[arg(required_unless_present = "shape", conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// Random weights of this shape instead of a model: 8b, 1b or 0.5b
-    #[arg(long)]
-    shape: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = Shape::by_name)]
+    shape: Option<&'static Shape>,
     /// Type of every matrix of the shape, the vocabulary's too
-    #[arg(long, value_name = "TYPE", default_value = "higgs4", requires = "shape")]
-    to: String,
+    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4", conflicts_with = "model")]
+    #[arg(value_parser = presets::by_name)]
+    kind: &'static dyn TensorType,
     /// Weights per norm of a grid type
-    #[arg(long, value_name = "N", requires = "shape")]
+    #[arg(long, value_name = "N", conflicts_with = "model")]
     group: Option<usize>,
     /// Write the shape's model, so that loading can be measured
-    #[arg(long, value_name = "FILE", requires = "shape")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     save: Option<PathBuf>,
     /// Tokens of the prompt; 0 leaves it out
     #[arg(short, long, value_name = "N", default_value_t = 512)]
@@ -45,9 +48,6 @@ pub(super) struct Args {
     /// Say what each kernel of a GPU takes, for one token at the depth and for the prompt
     #[arg(long)]
     profile: bool,
-    /// Measure the variants of a GPU's kernels first
-    #[arg(long)]
-    tune: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -56,24 +56,23 @@ pub(super) struct Args {
 }
 
 pub(super) fn bench(args: Args) -> anyhow::Result<()> {
-    let shape = args.shape.as_deref().map(Shape::by_name).transpose()?;
-    let source = match (&args.model, shape) {
+    let mut started = Instant::now();
+    let source = match (&args.model, args.shape) {
         (Some(model), _) => Source::open(model)?,
-        (None, Some(shape)) => shape.make(presets::by_name(&args.to)?, args.group)?,
+        (None, Some(shape)) => shape.make(args.kind, args.group)?,
         (None, None) => unreachable!("clap asks for one of them"),
     };
-    if let Some(target) = &args.save {
-        shape::save(&source, target)?;
+    if args.shape.is_some() {
+        if let Some(target) = &args.save {
+            shape::save(&source, target)?;
+        }
+        // What was made in memory has no file to open.
+        started = Instant::now();
     }
-    let started = Instant::now();
     let mut options = args.run.options();
     options.context = options.context.or(Some(args.prompt.max(args.depth.max(1) + args.n + 1)));
-    let mut session = Session::open(&source, &options)?;
+    let mut session = args.run.open_with(&source, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
-    if args.tune {
-        let found = session.backend().tune(true, &mut |_, _| ())?;
-        print::note(format_args!("{}", found.unwrap_or_default()));
-    }
     if args.profile {
         return profile(&mut session, args.depth, args.prompt);
     }
@@ -93,6 +92,7 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
         prompt: Rates::of(prompts),
         generate: Rates::of(generates),
         model_bytes: source.file_bytes(),
+        token_bytes: token_bytes(&source)?,
         load_seconds,
     };
     report.print(&args, &options)
@@ -102,12 +102,13 @@ struct Report {
     prompt: Rates,
     generate: Rates,
     model_bytes: u64,
+    token_bytes: u64,
     load_seconds: f64,
 }
 
 impl Report {
     fn print(self, args: &Args, options: &Options) -> anyhow::Result<()> {
-        let Report { prompt, generate, model_bytes, load_seconds } = self;
+        let Report { prompt, generate, model_bytes, token_bytes, load_seconds } = self;
         if args.json {
             return print::json(&json!({
                 "prompt_tps": prompt.median,
@@ -120,6 +121,7 @@ impl Report {
                 "threads": options.threads,
                 "device": args.run.device_name(),
                 "model_bytes": model_bytes,
+                "token_bytes": token_bytes,
                 "load_seconds": load_seconds,
             }));
         }
@@ -136,11 +138,21 @@ impl Report {
         ];
         print::data(print::table(&rows, &[1, 2, 3]))?;
         print::line(format_args!(
-            "{}, {} threads, {model_bytes} bytes, loaded in {load_seconds:.2} s",
+            "{}, {} threads, {model_bytes} bytes, {token_bytes} of them for each token, loaded in \
+             {load_seconds:.2} s",
             args.run.device_name(),
             options.threads
         ))
     }
+}
+
+/// Bytes of the weights that every token meets: all but the embedding, unless it is the head too.
+fn token_bytes(source: &Source) -> anyhow::Result<u64> {
+    let model = Model::new(source)?;
+    let head = model.tensors.get(Role::Head, None);
+    let embedding = model.tensors.get(Role::Embedding, None).filter(|_| head.is_some());
+    let all: usize = source.tensors().map(Tensor::bytes).sum();
+    Ok((all - embedding.map_or(0, Tensor::bytes)) as u64)
 }
 
 /// What each kernel takes: once for a token after `depth` others, once for a prompt.

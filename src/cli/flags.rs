@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use super::devices::{self, device};
+use super::print;
 use crate::backend::KvFormat;
 use crate::error::{Error, Result};
 use crate::file::Source;
@@ -12,9 +14,16 @@ use crate::text::SamplerConfig;
 /// How to run a model.
 #[derive(clap::Args)]
 pub(super) struct RunFlags {
-    /// What runs it: auto, cpu, or reference (plain loops, slow and exact)
+    /// What runs it: auto, cpu, gpu, a number or part of a name that `devices` lists, or reference
+    /// (plain loops, slow and exact)
     #[arg(long, default_value = "auto", value_parser = device)]
     device: Device,
+    /// Layers on the GPU, the last ones; as many as fit unless said otherwise
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = gpu_layers)]
+    gpu_layers: Layers,
+    /// Memory of the GPU that the model may take, as 6GB; most of what it has
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    gpu_memory: Option<u64>,
     /// Threads of the CPU; all cores unless said otherwise
     #[arg(long, short = 't')]
     threads: Option<NonZeroUsize>,
@@ -38,19 +47,43 @@ impl RunFlags {
             level: self.simd.unwrap_or(default.level),
             context: self.ctx.map(usize::from),
             kv: self.kv_type,
+            gpu_layers: self.gpu_layers.0,
+            gpu_bytes: self.gpu_memory,
+            tuning: self.tuning(),
             ..default
         }
     }
 
-    pub(super) fn open(&self, source: &Source) -> Result<Session> {
-        Session::open(source, &self.options())
+    pub(super) fn open(&self, source: &Source) -> anyhow::Result<Session> {
+        self.open_with(source, &self.options())
+    }
+
+    /// Opens a session, says where it runs, and measures kernels that this GPU has not run before.
+    pub(super) fn open_with(&self, source: &Source, options: &Options) -> anyhow::Result<Session> {
+        let mut session = Session::open(source, options)?;
+        session.backend().notes().into_iter().for_each(print::note);
+        if devices::is_hardware(self.device) {
+            devices::tune(self.device, &mut session, false)?;
+        }
+        Ok(session)
+    }
+
+    /// The GPU that was chosen, if one was.
+    pub(super) fn gpu(&self) -> Option<Device> {
+        Some(self.device).filter(|&device| devices::is_gpu(device))
+    }
+
+    /// What was measured on the device before.
+    fn tuning(&self) -> String {
+        devices::stored_tuning(self.device)
     }
 
     /// As `--json` and notes call the device.
     pub(super) fn device_name(&self) -> String {
         match self.device {
             Device::Reference => "reference".to_string(),
-            Device::Gpu => "gpu".to_string(),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(index) => devices::name(index),
             Device::Cpu => format!("cpu ({})", self.options().level),
         }
     }
@@ -109,13 +142,28 @@ fn fresh_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-fn device(name: &str) -> Result<Device> {
-    match name {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        "reference" => Ok(Device::Reference),
-        "gpu" => Ok(Device::Gpu),
-        name => Err(Error::new(format!("no device `{name}`, expected auto, cpu or reference"))),
+/// Layers on the GPU, or as many as fit.
+#[derive(Clone, Copy)]
+struct Layers(Option<usize>);
+
+fn gpu_layers(text: &str) -> Result<Layers, String> {
+    if text == "auto" {
+        return Ok(Layers(None));
     }
+    let count = text.parse().map_err(|_| "expected a number of layers or auto".to_string())?;
+    Ok(Layers(Some(count)))
+}
+
+/// Bytes, as `800MB`, `1.5GB` or a plain number.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("", 1.0)];
+    let (number, unit) = units
+        .iter()
+        .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)))
+        .expect("every text ends in nothing");
+    let value: f64 =
+        number.trim().parse().map_err(|_| "expected a size such as 6GB".to_string())?;
+    if value > 0.0 { Ok((value * unit) as u64) } else { Err("expected more than 0".to_string()) }
 }
 
 fn level(name: &str) -> Result<Level> {

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod convert;
 mod demo;
+mod devices;
 mod flags;
 mod inspect;
 mod perplexity;
@@ -46,6 +47,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Turn text into token ids
     Tokenize(tokenize::Args),
+    /// List what could run a model
+    Devices(devices::Args),
+    /// Measure the kernels of a GPU again
+    Tune(devices::TuneArgs),
     /// Compare a device with the reference, op by op
     Verify(verify::Args),
 }
@@ -61,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Tokenize(args) => tokenize::tokenize(args),
+        Command::Devices(args) => devices::devices(args),
+        Command::Tune(args) => devices::tune_model(args),
         Command::Verify(args) => verify::verify(args),
     };
     match result {

@@ -32,7 +32,7 @@ pub(super) fn verify(args: Args) -> anyhow::Result<()> {
     let options = args.run.options();
     let rows = args.rows.max(1);
     let capacity = Capacity { rows, logit_rows: rows, sequences: 2, context: rows, kv: options.kv };
-    let oracle = Options { device: Device::Reference, ..options };
+    let oracle = Options { device: Device::Reference, ..options.clone() };
     let mut oracle = backend(plan.clone(), capacity, &oracle)?;
     let mut tested = backend(plan.clone(), capacity, &options)?;
     let mut progress = print::Progress::new("verifying", plan.ops.len() as u64);

@@ -4,7 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
+#[cfg(feature = "gpu")]
+use crate::backend::gpu;
 use crate::backend::reference::Reference;
+#[cfg(feature = "gpu")]
+use crate::backend::split::Split;
 use crate::backend::{Backend, Capacity, KvFormat};
 use crate::bail;
 use crate::error::{Error, Result};
@@ -23,12 +27,13 @@ pub enum Device {
     Cpu,
     /// Plain loops: the oracle.
     Reference,
-    /// TEMPORARY: the first adapter.
-    Gpu,
+    /// A GPU, by its place among the adapters; as many layers as fit.
+    #[cfg(feature = "gpu")]
+    Gpu(usize),
 }
 
 /// How to run a model.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// What runs the plan.
     pub device: Device,
@@ -40,10 +45,19 @@ pub struct Options {
     pub context: Option<usize>,
     /// Conversations that share the cache.
     pub sequences: usize,
-    /// Rows of the largest batch.
-    pub rows: usize,
+    /// Rows of the largest batch; what suits the device, if none.
+    pub rows: Option<usize>,
     /// How the cache is stored.
     pub kv: KvFormat,
+    /// Layers on the GPU, the last ones; as many as fit, if none.
+    pub gpu_layers: Option<usize>,
+    /// Bytes that a model may take on the GPU; what the adapter has to spare, if none.
+    pub gpu_bytes: Option<u64>,
+    /// What was measured on the GPU before.
+    pub tuning: String,
+    /// Features of the GPU that are left unused.
+    #[cfg(feature = "gpu")]
+    pub mask: gpu::device::Mask,
 }
 
 impl Options {
@@ -52,6 +66,18 @@ impl Options {
 
     /// Rows of a prefill batch: enough to keep the kernels busy, few enough to stay in cache.
     pub const ROWS: usize = 256;
+
+    /// The same for a GPU, where a batch fills more units.
+    pub const GPU_ROWS: usize = 512;
+
+    fn rows(&self) -> usize {
+        let rows = match self.device {
+            Device::Cpu | Device::Reference => Options::ROWS,
+            #[cfg(feature = "gpu")]
+            Device::Gpu(_) => Options::GPU_ROWS,
+        };
+        self.rows.unwrap_or(rows).max(1)
+    }
 }
 
 impl Default for Options {
@@ -62,8 +88,13 @@ impl Default for Options {
             level: Level::best(),
             context: None,
             sequences: 1,
-            rows: Options::ROWS,
+            rows: None,
             kv: KvFormat::F16,
+            gpu_layers: None,
+            gpu_bytes: None,
+            tuning: String::new(),
+            #[cfg(feature = "gpu")]
+            mask: gpu::device::Mask::NONE,
         }
     }
 }
@@ -87,8 +118,8 @@ impl Session {
         let plan = Arc::new(model.plan());
         let logits = 4 * model.hparams.vocabulary;
         let capacity = Capacity {
-            rows: options.rows.min(context).max(options.sequences),
-            logit_rows: (LOGITS_BYTES_MAX / logits).clamp(options.sequences, options.rows.max(1)),
+            rows: options.rows().min(context).max(options.sequences),
+            logit_rows: (LOGITS_BYTES_MAX / logits).clamp(options.sequences, options.rows()),
             sequences: options.sequences,
             context,
             kv: options.kv,
@@ -258,13 +289,67 @@ pub fn backend(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result
     }
     Ok(match options.device {
         Device::Reference => Box::new(Reference::new(plan, capacity)),
-        Device::Gpu => {
-            use crate::backend::gpu::{self, Gpu, device};
-            let adapter = device::adapters().into_iter().next().expect("an adapter");
-            let device = Arc::new(adapter.open(device::Mask::NONE)?);
-            let ops = 0..plan.ops.len();
-            Box::new(Gpu::new(device, plan, capacity, ops, gpu::Options::default())?)
-        }
         Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(index) => split(plan, capacity, options, index)?,
     })
+}
+
+/// A GPU, with the layers that do not fit it on the CPU.
+#[cfg(feature = "gpu")]
+fn split(
+    plan: Arc<Plan>,
+    capacity: Capacity,
+    options: &Options,
+    index: usize,
+) -> Result<Box<dyn Backend>> {
+    let adapters = gpu::device::adapters();
+    let Some(adapter) = adapters.get(index) else {
+        bail!("device {index}: expected one of the {} there are", adapters.len());
+    };
+    let budget = options.gpu_bytes.or_else(|| adapter.budget()).unwrap_or(u64::MAX);
+    let cut = cut(&plan, capacity, options.gpu_layers, budget)
+        .map_err(|error| error.at(format_args!("device {}", adapter.info.name)))?;
+    let all = plan.ops.len();
+    let cpu = |ops| Cpu::with_ops(plan.clone(), capacity, options.threads, options.level, ops);
+    if cut == all {
+        return Ok(Box::new(cpu(0..all)?));
+    }
+    let device = Arc::new(adapter.open(options.mask)?);
+    let settings = gpu::Options { tuning: options.tuning.clone() };
+    let gpu = gpu::Gpu::new(device, plan.clone(), capacity, cut..all, settings)?;
+    if cut == 0 {
+        return Ok(Box::new(gpu));
+    }
+    Ok(Box::new(Split::new(Box::new(cpu(0..cut)?), Box::new(gpu), cut)))
+}
+
+/// The op from which on a plan runs on a GPU: the last `layers` and the head, or as many as the
+/// budget in bytes allows; everything, the embedding too, where all layers do.
+///
+/// # Errors
+/// If the layers that are asked for need more than the budget.
+#[cfg(feature = "gpu")]
+fn cut(plan: &Plan, capacity: Capacity, layers: Option<usize>, budget: u64) -> Result<usize> {
+    let (all, count) = (plan.ops.len(), plan.layers.len() - 1);
+    let needed = |cut: usize| gpu::needed_bytes(plan, capacity, cut..all);
+    // The cuts, from everything on the GPU to nothing.
+    let mut cuts = vec![0];
+    cuts.extend((0..count).map(|layer| plan.layers[layer]));
+    cuts.push(all);
+    let fits = cuts.iter().position(|&cut| cut == all || needed(cut) <= budget);
+    let fits = fits.expect("nothing always fits");
+    let layers_of = |place: usize| count - place.saturating_sub(1).min(count);
+    let Some(wish) = layers else { return Ok(cuts[fits]) };
+    let wish = wish.min(count);
+    let place = if wish == count { fits.min(1) } else { count - wish + 1 };
+    if place < fits {
+        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+        let (needs, has) = (gigabytes(needed(cuts[place])), gigabytes(budget));
+        let message =
+            format!("{wish} layers need {needs:.2} GB, expected at most {has:.2} GB of memory");
+        let hint = format!("--gpu-layers {} fits", layers_of(fits));
+        return Err(Error::new(message).with_hint(hint));
+    }
+    Ok(cuts[place])
 }

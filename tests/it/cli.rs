@@ -147,6 +147,40 @@ fn a_conversion_runs_and_is_described() {
 }
 
 #[test]
+fn shapes_run_and_are_saved() {
+    let folder = Scratch::new();
+    let few = ["-p", "8", "-n", "2", "-r", "1"];
+    for kind in ["higgs4", "higgs2", "q8_0", "f16"] {
+        let file = folder.join(kind);
+        let made = ["--shape", "tiny", "--to", kind, "--save", text(&file), "-d", "5", "--json"];
+        let made = json(&[&["bench"], &made[..], &few].concat());
+        assert!(made["generate_tps"].as_f64().is_some_and(|rate| rate > 0.0), "{made}");
+        assert_eq!(made["depth"], 5);
+        let opened = json(&[&["bench", text(&file), "--json"], &few[..]].concat());
+        assert!(opened["load_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{opened}");
+        assert_eq!(made["token_bytes"], opened["token_bytes"], "{kind}");
+        let bytes = |bench: &serde_json::Value| bench["model_bytes"].as_u64().expect("a number");
+        assert_eq!(bytes(&opened), fs::metadata(&file).unwrap().len());
+        // The file has a head, the embedding is read a row at a time.
+        assert!(bytes(&made) < bytes(&opened) && made["token_bytes"].as_u64() < Some(bytes(&made)));
+        // The same bytes every time: seeded, and on any number of threads.
+        let again = folder.join("again");
+        succeeds(&["bench", "--shape", "tiny", "--to", kind, "--save", text(&again), "-r", "0"]);
+        assert!(fs::read(&file).unwrap() == fs::read(&again).unwrap(), "{kind}");
+    }
+    let table = succeeds(&[&["bench", "--shape", "tiny", "--group", "32"], &few[..]].concat());
+    assert!(table.contains(" bytes, "), "{table}");
+
+    fails(&["bench"], 2, "required arguments");
+    fails(&["bench", "--shape", "9b"], 2, "no shape `9b`");
+    fails(&["bench", "--shape", "tiny", "--to", "q4_k"], 2, "a type that can be written");
+    fails(&["bench", "--shape", "tiny", "--group", "24"], 1, "expected a group");
+    fails(&["bench", "a.gguf", "--shape", "tiny"], 2, "cannot be used with");
+    fails(&["bench", "a.gguf", "--to", "higgs4"], 2, "cannot be used with");
+    fails(&["bench", "a.gguf", "--save", "b.gguf"], 2, "cannot be used with");
+}
+
+#[test]
 fn bytes_do_not_depend_on_threads_or_form() {
     let folder = Scratch::new();
     let source = model_path("qwen3.gguf");

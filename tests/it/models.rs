@@ -73,8 +73,9 @@ fn devices() -> Vec<Options> {
         threads: 2,
         context: Some(40),
         sequences: 2,
-        rows: 64,
+        rows: Some(64),
         kv: KvFormat::F32,
+        ..Options::default()
     };
     let cpu = Level::available().map(|level| options(Device::Cpu, level));
     [options(Device::Reference, Level::Portable)].into_iter().chain(cpu).collect()
@@ -86,7 +87,7 @@ type Way = fn(&Source, &Options, &[Golden; 2]) -> [Vec<f32>; 2];
 const WAYS: [(&str, Way); 4] = [
     ("whole", whole),
     ("in pieces of 7", |source, options, golden| {
-        whole(source, &Options { rows: 7, ..*options }, golden)
+        whole(source, &Options { rows: Some(7), ..options.clone() }, golden)
     }),
     ("token by token", token_by_token),
     ("interleaved", |source, options, golden| {
@@ -359,8 +360,8 @@ fn weights_can_be_replaced_in_the_plan() {
 
 fn backend(plan: Plan, options: &Options) -> Box<dyn Backend> {
     let capacity = Capacity {
-        rows: options.rows,
-        logit_rows: options.rows,
+        rows: 64,
+        logit_rows: 64,
         sequences: options.sequences,
         context: options.context.expect("set in the table of devices"),
         kv: options.kv,

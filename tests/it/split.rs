@@ -21,8 +21,8 @@ const CAPACITY: Capacity =
 type Make = fn(&Arc<Plan>, Range<usize>) -> Box<dyn Backend>;
 
 const MAKES: [Make; 2] = [
-    |plan, ops| Box::new(Cpu::of_ops(plan.clone(), CAPACITY, ops, 2, Level::best()).unwrap()),
-    |plan, ops| Box::new(Reference::of_ops(plan.clone(), CAPACITY, ops)),
+    |plan, ops| Box::new(Cpu::with_ops(plan.clone(), CAPACITY, 2, Level::best(), ops).unwrap()),
+    |plan, ops| Box::new(Reference::with_ops(plan.clone(), CAPACITY, ops)),
 ];
 
 fn plan(name: &str) -> Arc<Plan> {

@@ -74,19 +74,19 @@ impl Cpu {
     /// If the plan has something that the kernels cannot run, or a thread cannot be started.
     pub fn new(plan: Arc<Plan>, capacity: Capacity, threads: usize, level: Level) -> Result<Cpu> {
         let ops = 0..plan.ops.len();
-        Cpu::of_ops(plan, capacity, ops, threads, level)
+        Cpu::with_ops(plan, capacity, threads, level, ops)
     }
 
     /// As [`Cpu::new`], to run some of the ops only.
     ///
     /// # Errors
     /// As [`Cpu::new`].
-    pub fn of_ops(
+    pub fn with_ops(
         plan: Arc<Plan>,
         capacity: Capacity,
-        ops: Range<usize>,
         threads: usize,
         level: Level,
+        ops: Range<usize>,
     ) -> Result<Cpu> {
         if !level.is_available() {
             bail!("instruction set: expected one of this machine, found {level}");

@@ -1,6 +1,6 @@
 //! Adapters and devices: what is there, what it can do, what went wrong with it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::shader::Shader;
 use crate::error::{Error, Result};
@@ -42,7 +42,6 @@ pub struct Device {
     pub info: wgpu::AdapterInfo,
     pub(super) limits: wgpu::Limits,
     pub(super) mask: Mask,
-    pub(super) memory_bytes: Option<u64>,
     pub(super) timestamps: bool,
     cache: Option<wgpu::PipelineCache>,
     failure: Arc<Mutex<Option<String>>>,
@@ -55,9 +54,14 @@ pub struct Kernel {
     pub(super) shader: Shader,
 }
 
-/// Every adapter of the machine that could run a model, the fastest kind first; the order does not
-/// change from call to call.
-pub fn adapters() -> Vec<Adapter> {
+/// Every adapter of the machine that could run a model, the fastest kind first. Drivers are asked
+/// once per process.
+pub fn adapters() -> &'static [Adapter] {
+    static FOUND: LazyLock<Vec<Adapter>> = LazyLock::new(find_adapters);
+    &FOUND
+}
+
+fn find_adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     // No layers between us and the driver: our shaders are validated by tests.
@@ -96,6 +100,19 @@ impl Adapter {
             wgpu::DeviceType::Cpu => "cpu",
             wgpu::DeviceType::Other => "other",
         }
+    }
+
+    /// A name for what was measured on it: the card and the driver, in letters that any folder
+    /// takes.
+    pub fn identity(&self) -> String {
+        let wgpu::AdapterInfo { name, vendor, device, driver_info, .. } = &self.info;
+        let text = format!("{name}-{vendor:x}-{device:x}-{driver_info}");
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+    }
+
+    /// Bytes that a model may take of it: nine tenths of what it has.
+    pub fn budget(&self) -> Option<u64> {
+        self.memory_bytes.map(|bytes| bytes / 10 * 9)
     }
 
     /// Whether it has subgroup operations.
@@ -151,7 +168,6 @@ impl Adapter {
                 .then_some(())
                 .map(|()| empty_cache(&device)),
             info: self.info.clone(),
-            memory_bytes: self.memory_bytes,
             limits,
             device,
             queue,

@@ -141,14 +141,18 @@ pub(super) fn vec_step(
 ) -> Step {
     let (choices, mut buffers, is_float) = common(core, input, parts);
     let rows = if columns == 1 { variant.rows } else { ROWS_OF_COLUMNS };
+    let info = &core.device.info;
+    let (least, most) = (info.subgroup_min_size as usize, info.subgroup_max_size as usize);
     let (reduce, lanes) = match core.device.mask.subgroups {
-        true => ("reduce_subgroup", (core.device.info.subgroup_max_size as usize).max(4)),
+        true if least == most && most > 0 => ("reduce_subgroup_fixed", most),
+        true => ("reduce_subgroup", most.max(4)),
         false => ("reduce_shared", 16),
     };
     let block_rows = (variant.threads / lanes).max(1) * rows * variant.rounds;
     let choices = choices
         .import("reduce", shared(reduce))
         .set("THREADS", variant.threads)
+        .set("LANES", lanes)
         .set("COLUMNS", columns)
         .set("ROWS", rows)
         .set("BLOCK_ROWS", block_rows);

@@ -170,11 +170,6 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// The tensors that are on the device as plain int8, because no shader reads their type.
-    pub fn transcoded(&self) -> &[String] {
-        &self.core.weights.transcoded
-    }
-
     /// The dispatches of some ops for the batch that was loaded.
     fn prepare_programs(&mut self, ops: Range<usize>) -> Vec<(usize, Form)> {
         let plan = self.core.plan.clone();
@@ -232,6 +227,23 @@ impl Backend for Gpu {
 
     fn capacity(&self) -> Capacity {
         self.core.capacity
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let (plan, info) = (&self.core.plan, &self.core.device.info);
+        let all = plan.layers.len() - 1;
+        let here = plan.layers[..all].iter().filter(|at| self.ops.contains(at)).count();
+        let mut notes = vec![format!("{}: {here} of {all} layers", info.name)];
+        let transcoded = &self.core.weights.transcoded;
+        if let Some(first) = transcoded.first() {
+            let count = transcoded.len();
+            notes.push(format!(
+                "{}: {count} tensors ({first} ...) are held as 8-bit integers, since no shader \
+                 reads their type",
+                info.name
+            ));
+        }
+        notes
     }
 
     fn load(&mut self, batch: &Batch) -> Result<()> {
@@ -393,6 +405,12 @@ impl Core {
         for kernel in compiled {
             self.kernels.insert(kernel.shader.text.clone(), kernel);
         }
+    }
+
+    /// Whether the weights of a product come with a table.
+    fn has_table(&self, at: usize) -> bool {
+        let Op::MatMul { parts, .. } = &self.plan.ops[at] else { return false };
+        self.weights.matrix(&weights::key(parts)).iter().any(|section| section.table_words() > 0)
     }
 
     fn dispatch_step(&mut self, step: lower::Step) -> Dispatch {

@@ -175,6 +175,7 @@ static SHARED: &[(&str, &str)] = files![
     "shared/read_f32",
     "shared/reduce_shared",
     "shared/reduce_subgroup",
+    "shared/reduce_subgroup_fixed",
     "shared/run",
     "shared/signs",
     "shared/splits",

@@ -1,7 +1,6 @@
 //! What a device runs fastest: variants of the kernel of matrices, measured once.
 //!
-//! One knob after the other, from what does well on most devices: a dozen measurements per kind of
-//! matrix, each a few runs of the real weights.
+//! A few dozen measurements per kind of matrix, each a run through the real weights of all layers.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -45,30 +44,44 @@ impl Variant {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning(pub BTreeMap<String, Variant>);
 
-type Knob = (&'static [usize], fn(&mut Variant) -> &mut usize);
-
-/// In the order in which they matter.
-const KNOBS: [Knob; 4] = [
-    (&[1, 2, 4], |variant| &mut variant.rows),
-    (&[1, 8, 32], |variant| &mut variant.copies),
-    (&[1, 2, 4, 8, 16], |variant| &mut variant.rounds),
-    (&[64, 128, 256], |variant| &mut variant.threads),
+/// What is tried for each kind of matrix: how much a workgroup takes at once, then what it keeps of
+/// a table. Large tables free of conflicts pay where a workgroup has many rows to use them for.
+const SHAPES: [(usize, usize, usize); 14] = [
+    (64, 1, 1),
+    (64, 2, 1),
+    (128, 1, 1),
+    (128, 2, 1),
+    (128, 2, 2),
+    (128, 4, 1),
+    (128, 4, 2),
+    (128, 4, 4),
+    (256, 1, 1),
+    (256, 2, 1),
+    (256, 2, 2),
+    (256, 2, 8),
+    (256, 4, 4),
+    (256, 4, 8),
 ];
+const COPIES: [usize; 3] = [1, 8, 32];
 
-/// Runs of a kernel in one measurement, and measurements of which the best counts.
-const RUNS: usize = 16;
+/// Matrices of a kind that one measurement runs through, so that none waits in a cache for its turn,
+/// and measurements of which the best counts.
+const RUNS: usize = 32;
 const MEASUREMENTS: usize = 3;
 
-/// The ops whose kind of matrix has not been measured on this device, one of each kind.
-fn open(gpu: &Gpu, again: bool) -> Vec<(usize, String)> {
+/// The kinds of matrix that have not been measured on this device, with the ops that have them.
+fn open(gpu: &Gpu, again: bool) -> Vec<(Vec<usize>, String)> {
     let core = &gpu.core;
-    let mut kinds: Vec<(usize, String)> = Vec::new();
+    let mut kinds: Vec<(Vec<usize>, String)> = Vec::new();
     for at in gpu.ops.clone() {
         let Op::MatMul { parts, .. } = &core.plan.ops[at] else { continue };
         let key = mat_mul::tuning_key(core, core.weights.matrix(&weights::key(parts)));
-        let is_known = core.tuning.0.contains_key(&key) && !again;
-        if !is_known && !kinds.iter().any(|(_, known)| *known == key) {
-            kinds.push((at, key));
+        if core.tuning.0.contains_key(&key) && !again {
+            continue;
+        }
+        match kinds.iter_mut().find(|(_, known)| *known == key) {
+            Some((ops, _)) => ops.push(at),
+            None => kinds.push((vec![at], key)),
         }
     }
     kinds
@@ -82,9 +95,9 @@ pub(super) fn tune(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<bool> {
     let kinds = open(gpu, again);
-    for (done, (at, key)) in kinds.iter().enumerate() {
+    for (done, (ops, key)) in kinds.iter().enumerate() {
         progress(done, kinds.len());
-        let best = best(gpu, *at)?;
+        let best = best(gpu, ops)?;
         gpu.core.tuning.0.insert(key.clone(), best);
     }
     gpu.programs.clear();
@@ -92,18 +105,14 @@ pub(super) fn tune(
     Ok(!kinds.is_empty())
 }
 
-fn best(gpu: &mut Gpu, at: usize) -> Result<Variant> {
+fn best(gpu: &mut Gpu, ops: &[usize]) -> Result<Variant> {
+    let has_table = gpu.core.has_table(ops[0]);
     let mut best = Variant::DEFAULT;
-    let mut best_time = time(gpu, at, best)?;
-    for (values, knob) in KNOBS {
-        let start = best;
-        for &value in values {
-            let mut variant = start;
-            *knob(&mut variant) = value;
-            if variant == start {
-                continue;
-            }
-            let time = time(gpu, at, variant)?;
+    let mut best_time = f64::INFINITY;
+    for (threads, rows, rounds) in SHAPES {
+        for &copies in if has_table { &COPIES[..] } else { &COPIES[..1] } {
+            let variant = Variant { threads, rows, rounds, copies };
+            let time = time(gpu, ops, variant)?;
             if time < best_time {
                 (best, best_time) = (variant, time);
             }
@@ -113,14 +122,18 @@ fn best(gpu: &mut Gpu, at: usize) -> Result<Variant> {
 }
 
 /// Seconds of one run.
-fn time(gpu: &mut Gpu, at: usize, variant: Variant) -> Result<f64> {
+fn time(gpu: &mut Gpu, ops: &[usize], variant: Variant) -> Result<f64> {
     let plan = gpu.core.plan.clone();
-    let Op::MatMul { input, parts } = &plan.ops[at] else {
-        unreachable!("only matrices are tuned")
-    };
-    let steps = mat_mul::steps_with(&gpu.core, *input, parts, lower::ONE_ROW, Some(variant));
-    let dispatches: Vec<Dispatch> =
-        steps.into_iter().map(|step| gpu.core.dispatch_step(step)).collect();
+    let mut dispatches: Vec<Dispatch> = Vec::new();
+    for &at in ops.iter().cycle().take(ops.len().max(4).min(RUNS)) {
+        let Op::MatMul { input, parts } = &plan.ops[at] else {
+            unreachable!("only matrices are tuned")
+        };
+        let form = lower::ONE_ROW;
+        for step in mat_mul::steps_with(&gpu.core, *input, parts, form, Some(variant)) {
+            dispatches.push(gpu.core.dispatch_step(step));
+        }
+    }
     gpu.set_batch(1, 1);
     let device = gpu.core.device.clone();
     let mut best = f64::INFINITY;
@@ -128,14 +141,12 @@ fn time(gpu: &mut Gpu, at: usize, variant: Variant) -> Result<f64> {
         let mut encoder = device.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for _ in 0..RUNS {
-                dispatches.iter().for_each(|dispatch| gpu.dispatch(&mut pass, dispatch));
-            }
+            dispatches.iter().for_each(|dispatch| gpu.dispatch(&mut pass, dispatch));
         }
         let started = Instant::now();
         device.queue.submit([encoder.finish()]);
         device.wait()?;
-        best = best.min(started.elapsed().as_secs_f64() / RUNS as f64);
+        best = best.min(started.elapsed().as_secs_f64() / dispatches.len() as f64);
     }
     Ok(best)
 }
