@@ -115,14 +115,17 @@ pub fn choose(text: &str, names: &[String]) -> Result<usize> {
     if text == "gpu" {
         return Ok(0);
     }
-    if let Some(index) = text.parse().ok().filter(|&index: &usize| index < names.len()) {
+    let number: Option<usize> = text.parse().ok();
+    if let Some(index) = number.filter(|&index| index < names.len()) {
         return Ok(index);
     }
     let known = |(index, name): (usize, &String)| format!("{index} ({name})");
     let known: Vec<String> = names.iter().enumerate().map(known).collect();
     let known = known.join(", ");
     let wish = text.to_lowercase();
-    let matches = |&index: &usize| names[index].to_lowercase().contains(&wish);
+    // A long number may be a model's: `4070`; a short one is not a part of one.
+    let is_place = number.is_some_and(|number| number < 100);
+    let matches = |&index: &usize| !is_place && names[index].to_lowercase().contains(&wish);
     match (0..names.len()).filter(matches).collect::<Vec<_>>()[..] {
         [index] => Ok(index),
         [] => bail!("no device `{text}`, expected auto, cpu, gpu, reference, {known}"),

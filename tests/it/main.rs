@@ -3,6 +3,7 @@
 mod bad_models;
 mod cli;
 mod cpu;
+mod devices;
 mod download;
 mod formats;
 mod gguf;
