@@ -21,7 +21,7 @@ pub(super) struct RunFlags {
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = gpu_layers)]
     gpu_layers: Layers,
     /// Memory of the GPU that the model may take, as 6GB; most of what it has
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     gpu_memory: Option<u64>,
     /// Threads of the CPU; all cores unless said otherwise
     #[arg(long, short = 't')]

@@ -107,9 +107,13 @@ fn gpu_by_name(text: &str) -> Result<Device> {
 /// If it means none, or several.
 pub fn choose(text: &str, names: &[String]) -> Result<usize> {
     if names.is_empty() {
+        let what = match text {
+            "gpu" => String::new(),
+            text => format!("no device `{text}`, expected auto, cpu or reference: "),
+        };
         bail!(
-            "no GPU was found through Vulkan, Metal or DX12 (`vulkaninfo --summary` shows whether \
-             there is a driver for Vulkan); expected auto, cpu or reference, found `{text}`"
+            "{what}no GPU was found through Vulkan, Metal or DX12; `vulkaninfo --summary` shows \
+             whether it has a driver for Vulkan"
         );
     }
     if text == "gpu" {

@@ -114,7 +114,9 @@ fn usage() {
     fails(&["fly"], 2, "unrecognized subcommand 'fly'");
     fails(&["convert", "a.gguf", "b.gguf", "--to", "Q9_9"], 2, "`Q9_9`");
     fails(&["run", "a.gguf", "-p", "x", "--simd", "mmx"], 2, "no instruction set `mmx`");
-    fails(&["run", "a.gguf", "-p", "x", "--device", "tpu"], 2, "`tpu`");
+    fails(&["run", "a.gguf", "-p", "x", "--device", "abacus"], 2, "no device `abacus`");
+    fails(&["run", "a.gguf", "-p", "x", "--gpu-layers", "x"], 2, "a number of layers or auto");
+    fails(&["run", "a.gguf", "-p", "x", "--gpu-memory", "-1"], 2, "--gpu-memory");
     fails(&["run", "a.gguf", "-p", "x", "--top-p", "2"], 2, "expected a number from 0 to 1");
     fails(&["run", "a.gguf", "-p", "x", "--ctx", "0"], 2, "--ctx");
 }

@@ -78,7 +78,15 @@ fn devices() -> Vec<Options> {
         ..Options::default()
     };
     let cpu = Level::available().map(|level| options(Device::Cpu, level));
-    [options(Device::Reference, Level::Portable)].into_iter().chain(cpu).collect()
+    let mut all: Vec<Options> =
+        [options(Device::Reference, Level::Portable)].into_iter().chain(cpu).collect();
+    #[cfg(feature = "gpu")]
+    if !gridmill::backend::gpu::device::adapters().is_empty() {
+        // Whole, and with a layer on the CPU.
+        let gpu = options(Device::Gpu(0), Level::best());
+        all.extend([Options { gpu_layers: Some(1), ..gpu.clone() }, gpu]);
+    }
+    all
 }
 
 /// A way to bring two sequences through a model: the logits of all their tokens.
@@ -360,8 +368,8 @@ fn weights_can_be_replaced_in_the_plan() {
 
 fn backend(plan: Plan, options: &Options) -> Box<dyn Backend> {
     let capacity = Capacity {
-        rows: 64,
-        logit_rows: 64,
+        rows: options.rows.expect("set in the table of devices"),
+        logit_rows: options.rows.expect("set in the table of devices"),
         sequences: options.sequences,
         context: options.context.expect("set in the table of devices"),
         kv: options.kv,
