@@ -368,8 +368,8 @@ fn weights_can_be_replaced_in_the_plan() {
 
 fn backend(plan: Plan, options: &Options) -> Box<dyn Backend> {
     let capacity = Capacity {
-        rows: options.rows.expect("set in the table of devices"),
-        logit_rows: options.rows.expect("set in the table of devices"),
+        rows: options.rows.expect("devices() says"),
+        logit_rows: options.rows.expect("devices() says"),
         sequences: options.sequences,
         context: options.context.expect("set in the table of devices"),
         kv: options.kv,
