@@ -40,15 +40,99 @@ var<workgroup> totals: array<f32, QUERIES>;
 var<workgroup> fades: array<f32, QUERIES>; // what older sums are multiplied by
 var<workgroup> seen: array<vec3<u32>, QUERIES>; // sequence, first cell, end of the cells
 
-@compute @workgroup_size(THREADS)
-fn attend_tile(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let head = group.x;
-    let kv_head = head / (HEADS / KV_HEADS);
-    let first_row = group.y * QUERIES;
-    let rows = min(QUERIES, batch.rows - first_row);
+// The keys of CELLS cells from `base`, or their values; past the last cell, the last one again.
+fn load_keys(base: u32, last: u32, thread: u32) {
+    for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
+        let c = min(i / EIGHTS, last);
+        let eight = key_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
+        put_eight(i, eight);
+    }
+}
+
+fn load_values(base: u32, last: u32, thread: u32) {
+    for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
+        let c = min(i / EIGHTS, last);
+        let eight = value_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
+        put_eight(i, eight);
+    }
+}
+
+fn put_eight(i: u32, eight: array<vec4<f32>, 2>) {
+    let to = i / EIGHTS * LINE + 4u * (i % EIGHTS);
+    kv[to] = eight[0].xy;
+    kv[to + 1u] = eight[0].zw;
+    kv[to + 2u] = eight[1].xy;
+    kv[to + 3u] = eight[1].zw;
+}
+
+// Products of queries and keys, two by two per thread at a time.
+fn score(thread: u32) {
+    for (var i = thread; i < QUERIES * CELLS / 4u; i += THREADS) {
+        let a = i / (CELLS / 2u);
+        let b = i % (CELLS / 2u);
+        var products = vec4(0.0);
+        for (var p = 0u; p < PAIRS; p += 1u) {
+            let q0 = q[a * LINE + p];
+            let q1 = q[(a + QUERIES / 2u) * LINE + p];
+            let k0 = kv[b * LINE + p];
+            let k1 = kv[(b + CELLS / 2u) * LINE + p];
+            products += vec4(dot(q0, k0), dot(q0, k1), dot(q1, k0), dot(q1, k1));
+        }
+        weights[a * (CELLS + 1u) + b] = products.x;
+        weights[a * (CELLS + 1u) + b + CELLS / 2u] = products.y;
+        weights[(a + QUERIES / 2u) * (CELLS + 1u) + b] = products.z;
+        weights[(a + QUERIES / 2u) * (CELLS + 1u) + b + CELLS / 2u] = products.w;
+    }
+}
+
+// Scores of one query to weights; what it has summed up so far fades as the maximum grows.
+fn weigh(query: u32, sequence: u32, cell: u32) {
+    let mine = seen[query];
+    let at = query * (CELLS + 1u);
+    var peak = peaks[query];
+    for (var c = 0u; c < CELLS; c += 1u) {
+        let is_seen = mine.x == sequence && cell + c >= mine.y && cell + c < mine.z;
+        var score = weights[at + c];
+        if (CAP > 0.0) {
+            score = capped(score, CAP);
+        }
+        score = select(-3.4e38, score, is_seen);
+        weights[at + c] = score;
+        peak = max(peak, score);
+    }
+    let fade = exp(peaks[query] - peak);
+    var total = totals[query] * fade;
+    for (var c = 0u; c < CELLS; c += 1u) {
+        let score = weights[at + c];
+        let weight = select(exp(score - peak), 0.0, score <= -3.2e38);
+        weights[at + c] = weight;
+        total += weight;
+    }
+    peaks[query] = peak;
+    totals[query] = total;
+    fades[query] = fade;
+}
+
+// The walk of a sequence belongs to its first row in the tile; it covers the cells that all its
+// rows see. No cells where `r` is not the first.
+fn cells_of(first_row: u32, rows: u32, r: u32) -> vec2<u32> {
+    let sequence = sequences[first_row + r];
+    var begin = 0xffffffffu;
+    var end = 0u;
+    for (var other = 0u; other < rows; other += 1u) {
+        if (sequences[first_row + other] == sequence) {
+            if (other < r) {
+                return vec2(0u);
+            }
+            let last = positions[first_row + other] + 1u;
+            begin = min(begin, select(0u, last - WINDOW, last > WINDOW));
+            end = max(end, last);
+        }
+    }
+    return vec2(begin, end);
+}
+
+fn load_queries(first_row: u32, rows: u32, head: u32, thread: u32) {
     for (var i = thread; i < QUERIES * PAIRS; i += THREADS) {
         let row = first_row + min(i / PAIRS, rows - 1u);
         let at = row * STRIDE + Q_OFFSET + head * HEAD_LEN + 2u * (i % PAIRS);
@@ -61,6 +145,21 @@ fn attend_tile(
         peaks[thread] = -3.0e38;
         totals[thread] = 0.0;
     }
+}
+
+@compute @workgroup_size(THREADS)
+fn attend_tile(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let head = group.x;
+    let kv_head = head / (HEADS / KV_HEADS);
+    let first_row = group.y * QUERIES;
+    let rows = min(QUERIES, batch.rows - first_row);
+    load_queries(first_row, rows, head, thread);
+    // A thread owns one pair of values in every so manieth row.
+    let own_query = thread / PAIRS;
+    let own_pair = thread % PAIRS;
     var own: array<vec2<f32>, OWN>;
     // unroll
     for (var i = 0u; i < OWN; i += 1u) {
@@ -68,106 +167,28 @@ fn attend_tile(
     }
     for (var r = 0u; r < rows; r += 1u) {
         let sequence = sequences[first_row + r];
-        // The walk of a sequence belongs to its first row; it covers the cells of all its rows.
-        var is_first = true;
-        var begin = 0xffffffffu;
-        var end = 0u;
-        for (var other = 0u; other < rows; other += 1u) {
-            if (sequences[first_row + other] == sequence) {
-                is_first = is_first && other >= r;
-                let last = positions[first_row + other] + 1u;
-                begin = min(begin, select(0u, last - WINDOW, last > WINDOW));
-                end = max(end, last);
-            }
-        }
-        if (!is_first) {
-            continue;
-        }
-        for (var cell = begin; cell < end; cell += CELLS) {
+        let range = cells_of(first_row, rows, r);
+        for (var cell = range.x; cell < range.y; cell += CELLS) {
             let base = (sequence * batch.context + cell) * KV_HEADS + kv_head;
             workgroupBarrier();
-            for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
-                let c = min(i / EIGHTS, end - 1u - cell);
-                let eight = key_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
-                let to = i / EIGHTS * LINE + 4u * (i % EIGHTS);
-                kv[to] = eight[0].xy;
-                kv[to + 1u] = eight[0].zw;
-                kv[to + 2u] = eight[1].xy;
-                kv[to + 3u] = eight[1].zw;
-            }
+            load_keys(base, range.y - 1u - cell, thread);
             workgroupBarrier();
-            // Two by two products per thread at a time.
-            for (var i = thread; i < QUERIES * CELLS / 4u; i += THREADS) {
-                let a = i / (CELLS / 2u);
-                let b = i % (CELLS / 2u);
-                var aa = 0.0;
-                var ab = 0.0;
-                var ba = 0.0;
-                var bb = 0.0;
-                for (var p = 0u; p < PAIRS; p += 1u) {
-                    let q0 = q[a * LINE + p];
-                    let q1 = q[(a + QUERIES / 2u) * LINE + p];
-                    let k0 = kv[b * LINE + p];
-                    let k1 = kv[(b + CELLS / 2u) * LINE + p];
-                    aa += dot(q0, k0);
-                    ab += dot(q0, k1);
-                    ba += dot(q1, k0);
-                    bb += dot(q1, k1);
-                }
-                weights[a * (CELLS + 1u) + b] = aa;
-                weights[a * (CELLS + 1u) + b + CELLS / 2u] = ab;
-                weights[(a + QUERIES / 2u) * (CELLS + 1u) + b] = ba;
-                weights[(a + QUERIES / 2u) * (CELLS + 1u) + b + CELLS / 2u] = bb;
-            }
+            score(thread);
             workgroupBarrier();
-            for (var i = thread; i < CELLS * EIGHTS; i += THREADS) {
-                let c = min(i / EIGHTS, end - 1u - cell);
-                let eight = value_eight((base + c * KV_HEADS) * HEAD_LEN + 8u * (i % EIGHTS));
-                let to = i / EIGHTS * LINE + 4u * (i % EIGHTS);
-                kv[to] = eight[0].xy;
-                kv[to + 1u] = eight[0].zw;
-                kv[to + 2u] = eight[1].xy;
-                kv[to + 3u] = eight[1].zw;
-            }
+            load_values(base, range.y - 1u - cell, thread);
             if (thread < QUERIES) {
-                let mine = seen[thread];
-                let at = thread * (CELLS + 1u);
-                var peak = peaks[thread];
-                for (var c = 0u; c < CELLS; c += 1u) {
-                    let is_seen =
-                        mine.x == sequence && cell + c >= mine.y && cell + c < mine.z;
-                    var score = weights[at + c];
-                    if (CAP > 0.0) {
-                        score = capped(score, CAP);
-                    }
-                    score = select(-3.4e38, score, is_seen);
-                    weights[at + c] = score;
-                    peak = max(peak, score);
-                }
-                let fade = exp(peaks[thread] - peak);
-                var total = totals[thread] * fade;
-                for (var c = 0u; c < CELLS; c += 1u) {
-                    let score = weights[at + c];
-                    let weight = select(exp(score - peak), 0.0, score <= -3.2e38);
-                    weights[at + c] = weight;
-                    total += weight;
-                }
-                peaks[thread] = peak;
-                totals[thread] = total;
-                fades[thread] = fade;
+                weigh(thread, sequence, cell);
             }
             workgroupBarrier();
-            // A thread owns one pair of values in every so manieth row.
             // unroll
             for (var i = 0u; i < OWN; i += 1u) {
-                let query = thread / PAIRS + i * (THREADS / PAIRS);
-                own[i] *= fades[query];
+                own[i] *= fades[own_query + i * (THREADS / PAIRS)];
             }
             for (var c = 0u; c < CELLS; c += 1u) {
-                let value = kv[c * LINE + thread % PAIRS];
+                let value = kv[c * LINE + own_pair];
                 // unroll
                 for (var i = 0u; i < OWN; i += 1u) {
-                    let query = thread / PAIRS + i * (THREADS / PAIRS);
+                    let query = own_query + i * (THREADS / PAIRS);
                     own[i] += weights[query * (CELLS + 1u) + c] * value;
                 }
             }
@@ -175,10 +196,9 @@ fn attend_tile(
     }
     // unroll
     for (var i = 0u; i < OWN; i += 1u) {
-        let query = thread / PAIRS + i * (THREADS / PAIRS);
+        let query = own_query + i * (THREADS / PAIRS);
         if (query < rows) {
-            let at = (first_row + query) * OUT_STRIDE + OUT_OFFSET + head * HEAD_LEN
-                + 2u * (thread % PAIRS);
+            let at = (first_row + query) * OUT_STRIDE + OUT_OFFSET + head * HEAD_LEN + 2u * own_pair;
             let result = own[i] / totals[query];
             out[at] = result.x;
             out[at + 1u] = result.y;

@@ -1,7 +1,7 @@
 // mat_mat: rows of quantised weights times many rows of int8 activations; see mat_vec for the sum.
 //
 // A workgroup computes a tile of TILE_ROWS x TILE_COLUMNS products. Weights are decoded once per
-// tile, to integers in workgroup memory, STEP values of each row at a time; each thread keeps 8 x 4
+// tile, to integers in workgroup memory, 32 values of each row at a time; each thread keeps 8 x 4
 // products in registers, so that a word that it reads serves several.
 //
 // Grid: x, the tiles of rows of all sections; y, tiles of columns.
@@ -16,12 +16,11 @@ const TILE_COLUMNS = 64u;
 const COLS = 576u; // values of a row
 const ACTIVATION_GROUP = 32u; // values that share an activation's scale
 const OUT_STRIDE = 576u;
-const STEP = 32u; // values at a time; a multiple of 32
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
 @group(0) @binding(0) var<storage, read> input_scales: array<f32>;
 
-// Half runs, padded to five so that neighbouring rows lie in different banks.
+// Half runs, padded to three so that neighbouring rows lie in different banks.
 var<workgroup> w_tile: array<vec4<u32>, TILE_ROWS * 3u>;
 var<workgroup> x_tile: array<vec4<u32>, TILE_COLUMNS * 3u>;
 var<workgroup> w_scales: array<vec4<f32>, TILE_ROWS>; // scales, then minimums
@@ -51,6 +50,21 @@ const BLOCKS = 5u; // tiles of rows of this matrix
 // import type
 // import bias
 
+// Decodes 32 weights of a row, by one thread per row.
+fn load_row(row: u32, r: u32, at: u32) {
+    let raw = load_raw(row, at / CHUNK);
+    var run: Run;
+    // unroll
+    for (var part = 0u; part < CHUNK / 32u; part += 1u) {
+        if (at % CHUNK == part * 32u) {
+            run = run_of(raw, part);
+        }
+    }
+    w_tile[r * 3u] = run.lo;
+    w_tile[r * 3u + 1u] = run.hi;
+    w_scales[r] = vec4(run.scale, run.low);
+}
+
 fn multiply(block: u32, tile: u32, thread: u32) {
     fill_table(thread, THREADS);
     let columns = extent();
@@ -68,17 +82,7 @@ fn multiply(block: u32, tile: u32, thread: u32) {
         workgroupBarrier();
         if (thread >= THREADS - TILE_ROWS) {
             let r = thread - (THREADS - TILE_ROWS);
-            let raw = load_raw(min(first_row + r, HEIGHT - 1u), at / CHUNK);
-            var run: Run;
-            // unroll
-            for (var part = 0u; part < CHUNK / 32u; part += 1u) {
-                if (at % CHUNK == part * 32u) {
-                    run = run_of(raw, part);
-                }
-            }
-            w_tile[r * 3u] = run.lo;
-            w_tile[r * 3u + 1u] = run.hi;
-            w_scales[r] = vec4(run.scale, run.low);
+            load_row(min(first_row + r, HEIGHT - 1u), r, at);
         } else {
             load_columns(first_column, at, thread, columns);
         }

@@ -44,7 +44,8 @@ const BLOCKS = 18u; // workgroups of this matrix
 fn product(run: Run, x: vec4<u32>, y: vec4<u32>, scale: vec2<f32>) -> f32 {
     var value: f32;
     if (SPLIT || ACTIVATION_GROUP < 32u) {
-        value = dot16(run.lo, x) * (run.scale.x * scale.x) + dot16(run.hi, y) * (run.scale.y * scale.y);
+        value = dot16(run.lo, x) * (run.scale.x * scale.x)
+            + dot16(run.hi, y) * (run.scale.y * scale.y);
     } else {
         value = dot32(run.lo, run.hi, x, y) * (run.scale.x * scale.x);
     }
@@ -97,7 +98,8 @@ fn multiply(block: u32, id: Invocation) {
             // unroll
             for (var c = 0u; c < COLUMNS; c += 1u) {
                 let sum = reduce(id, sums[r * COLUMNS + c]);
-                if (lane(id) == 0u && row + r < HEIGHT && c < columns && step + team(id) * ROWS + r < BLOCK_ROWS) {
+                let is_ours = lane(id) == 0u && step + team(id) * ROWS + r < BLOCK_ROWS;
+                if (is_ours && row + r < HEIGHT && c < columns) {
                     put(c * OUT_STRIDE + OUT_OFFSET + row + r, sum + bias_of(row + r));
                 }
             }

@@ -64,7 +64,8 @@ fn multiply(block: u32, id: Invocation) {
             // unroll
             for (var c = 0u; c < COLUMNS; c += 1u) {
                 let sum = reduce(id, sums[r * COLUMNS + c]);
-                if (lane(id) == 0u && row + r < HEIGHT && c < columns && step + team(id) * ROWS + r < BLOCK_ROWS) {
+                let is_ours = lane(id) == 0u && step + team(id) * ROWS + r < BLOCK_ROWS;
+                if (is_ours && row + r < HEIGHT && c < columns) {
                     put(c * OUT_STRIDE + OUT_OFFSET + row + r, sum + bias_of(row + r));
                 }
             }

@@ -11,13 +11,6 @@ fn four_turned(t: u32, word: u32) -> vec4<f32> {
     return vec4(turned(t, i), turned(t, i + 1u), turned(t, i + 2u), turned(t, i + 3u));
 }
 
-// Division that is right to the last bit on devices whose own is off by two or three.
-fn divide(a: f32, b: f32) -> f32 {
-    let q = a / b;
-    let corrected = q + fma(-q, b, a) / b;
-    return select(q, corrected, abs(q) < 1e38 && abs(b) > 1e-30);
-}
-
 fn store(t: u32, first: u32, thread: u32) {
     for (var word = thread; word < SEGMENT / 4u; word += THREADS) {
         let values = abs(four_turned(t, word));
@@ -34,13 +27,13 @@ fn store(t: u32, first: u32, thread: u32) {
         var codes = vec4(0.0);
         if (peak > 0.0) {
             // Infinite for a tiny peak; zeros stay zeros.
-            let inverse = divide(127.0, peak);
+            let inverse = 127.0 / peak;
             codes = clamp(round(values * inverse), vec4(-127.0), vec4(127.0));
             codes = select(codes, vec4(0.0), values == vec4(0.0));
         }
         out_codes[(t * WIDTH + first) / 4u + word] = pack4xI8(vec4<i32>(codes));
         if (word % (ACTIVATION_GROUP / 4u) == 0u) {
-            out_scales[(t * WIDTH + first) / ACTIVATION_GROUP + group] = divide(peak, 127.0);
+            out_scales[(t * WIDTH + first) / ACTIVATION_GROUP + group] = peak / 127.0;
         }
     }
 }

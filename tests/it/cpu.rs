@@ -37,7 +37,12 @@ impl Random {
 }
 
 /// A weight of any type: encoded where the type can, else random codes with sane scales.
-fn tensor(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize) -> Tensor {
+pub(crate) fn tensor(
+    kind: &'static dyn TensorType,
+    rows: usize,
+    cols: usize,
+    group: usize,
+) -> Tensor {
     let mut random = Random((rows * 1000 + cols) as u64);
     let mut codes = vec![0; rows * kind.row_bytes(cols).unwrap()];
     let is_grid = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
@@ -229,12 +234,12 @@ fn products_of_odd_shapes_match_plain_loops() {
 }
 
 /// What a small plan is made of.
-#[derive(Clone, Copy)]
-struct Shape {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
     kind: &'static str,
     heads: usize,
     kv_heads: usize,
-    head_len: usize,
+    pub(crate) head_len: usize,
     window: Option<u32>,
     soft_cap: Option<f32>,
     pairing: Pairing,
@@ -434,10 +439,14 @@ fn feed_forward(shape: Shape, slots: &Slots, weights: &Weights) -> Vec<Op> {
 }
 
 /// Runs both backends op by op on the same inputs; the cache is filled by earlier batches.
-fn check_plan(shape: Shape, level: Level, threads: usize, kv: KvFormat) {
+pub(crate) fn check_plan(
+    shape: Shape,
+    kv: KvFormat,
+    make: &mut dyn FnMut(Arc<Plan>, Capacity) -> Box<dyn Backend>,
+) {
     let plan = Arc::new(plan(shape));
     let capacity = Capacity { rows: 40, logit_rows: 12, sequences: 3, context: 330, kv };
-    let mut cpu = Cpu::new(plan.clone(), capacity, threads, level).unwrap();
+    let mut tested = make(plan.clone(), capacity);
     let mut reference = Reference::new(plan.clone(), capacity);
     let mut random = Random(5);
     let mut lengths = [0_u32; 3];
@@ -459,17 +468,17 @@ fn check_plan(shape: Shape, level: Level, threads: usize, kv: KvFormat) {
                 lengths[sequence as usize] += 1;
             }
         }
-        cpu.load(&batch).unwrap();
+        tested.load(&batch).unwrap();
         reference.load(&batch).unwrap();
         for (i, op) in plan.ops.iter().enumerate() {
-            cpu.run_ops(i..i + 1).unwrap();
+            tested.run_ops(i..i + 1).unwrap();
             reference.run_ops(i..i + 1).unwrap();
             for slot in op.writes() {
-                let (found, expected) = (cpu.read(slot).unwrap(), reference.read(slot).unwrap());
-                let what = format!("{} ({level}, {threads} threads)", op.name());
+                let (found, expected) = (tested.read(slot).unwrap(), reference.read(slot).unwrap());
+                let what = format!("{} {shape:?}", op.name());
                 compare(&found, &expected, &what);
-                cpu.write(slot, &expected).unwrap();
-                assert_eq!(cpu.read(slot).unwrap(), expected, "a slot holds what is written");
+                tested.write(slot, &expected).unwrap();
+                assert_eq!(tested.read(slot).unwrap(), expected, "a slot holds what is written");
             }
         }
     }
@@ -500,9 +509,9 @@ const SHAPE: Shape = Shape {
     group: 64,
 };
 
-#[test]
-fn plans_match_the_reference_op_by_op() {
-    let shapes = [
+/// Shapes that between them have every word of a plan.
+pub(crate) fn shapes() -> [Shape; 5] {
+    [
         SHAPE,
         Shape {
             kind: "HIGGS_P2_N256",
@@ -514,12 +523,21 @@ fn plans_match_the_reference_op_by_op() {
         Shape { kind: "Q8_0", window: Some(21), soft_cap: Some(2.0), group: 32, ..SHAPE },
         Shape { kind: "Q4_1", heads: 7, kv_heads: 1, head_len: 64, group: 32, ..SHAPE },
         Shape { heads: 16, kv_heads: 16, head_len: 12, window: Some(1), ..SHAPE },
-    ];
-    for shape in shapes {
+    ]
+}
+
+#[test]
+fn plans_match_the_reference_op_by_op() {
+    let check = |shape, level, threads, kv| {
+        check_plan(shape, kv, &mut |plan, capacity| {
+            Box::new(Cpu::new(plan, capacity, threads, level).unwrap())
+        });
+    };
+    for shape in shapes() {
         for level in Level::available() {
-            check_plan(shape, level, 2, KvFormat::F16);
+            check(shape, level, 2, KvFormat::F16);
         }
-        check_plan(shape, Level::best(), 1, KvFormat::F32);
+        check(shape, Level::best(), 1, KvFormat::F32);
     }
 }
 

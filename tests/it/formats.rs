@@ -180,6 +180,54 @@ impl Vector {
     }
 }
 
+/// A vector of a page as a weight, and what it decodes to.
+#[cfg(feature = "gpu")]
+pub(crate) struct Decoded {
+    pub(crate) tensor: gridmill::types::Tensor,
+    pub(crate) values: Vec<f32>,
+}
+
+/// The first row of every vector of every page.
+#[cfg(feature = "gpu")]
+pub(crate) fn vectors() -> Vec<Decoded> {
+    let mut vectors = Vec::new();
+    for page in pages() {
+        map_vectors(&fs::read_to_string(&page).unwrap(), |text| {
+            vectors.push(Vector::parse(text).decoded());
+            text.to_owned()
+        });
+    }
+    vectors
+}
+
+#[cfg(feature = "gpu")]
+impl Vector {
+    fn decoded(&self) -> Decoded {
+        let mut values = self.decode();
+        let cols = self.number("cols").unwrap_or(values.len());
+        values.truncate(cols);
+        let table = match self.bytes("table") {
+            table if table.is_empty() => {
+                self.kind.table().unwrap_or_default().iter().map(|&q| q.cast_unsigned()).collect()
+            }
+            table => table,
+        };
+        let tensor = gridmill::types::Tensor {
+            name: self.kind.name().to_string(),
+            kind: self.kind,
+            rows: self.decode().len() / cols,
+            cols,
+            basis: gridmill::types::Basis::Original,
+            group: self.number("group").unwrap_or(0),
+            codes: self.bytes("codes").into(),
+            norms: self.bytes("norms").into(),
+            table: table.into(),
+            signs: gridmill::types::Bytes::empty(),
+        };
+        Decoded { tensor, values }
+    }
+}
+
 /// Numbers that read back as the same bits, in indented lines of at most 100 columns.
 fn print_values(values: &[f32]) -> String {
     let mut out = String::new();

@@ -7,6 +7,8 @@ mod devices;
 mod download;
 mod formats;
 mod gguf;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod grids;
 mod higgs;
 mod hostile;
@@ -15,6 +17,8 @@ mod models;
 mod planes;
 mod pool;
 mod scratch;
+#[cfg(feature = "gpu")]
+mod shaders;
 mod simd;
 mod source;
 mod split;

@@ -4,6 +4,7 @@
 //! command buffer with one pass. Few rows and many rows have kernels of their own; which one runs
 //! depends on the batch alone.
 
+mod attention;
 pub mod device;
 mod lower;
 mod mat_mul;
@@ -125,7 +126,9 @@ impl Gpu {
         ops: Range<usize>,
         options: Options,
     ) -> Result<Gpu> {
-        let scope = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        // What is larger than any buffer may be counts as too little memory, too.
+        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+            .map(|filter| device.device.push_error_scope(filter));
         let uses = |layer: usize| {
             let runs = |op: &Op| matches!(op, Op::Rope { layer: l, .. } if *l == layer);
             plan.ops[ops.clone()].iter().any(runs)
@@ -143,12 +146,14 @@ impl Gpu {
             capacity,
         };
         let uploaded = core.upload(ops.clone());
-        let out_of_memory = pollster::block_on(scope.pop());
-        if let Some(error) = out_of_memory {
+        let [memory, validation] = scopes;
+        let (validation, memory) =
+            (pollster::block_on(validation.pop()), pollster::block_on(memory.pop()));
+        if let Some(error) = memory.or(validation) {
             let needed = needed_bytes(&plan, capacity, ops) as f64 / 1e9;
             let text = error.to_string();
-            let text = text.lines().next().unwrap_or_default().to_string();
-            return Err(Error::new(format!("{text}: {needed:.2} GB are needed"))
+            let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+            return Err(Error::new(format!("{needed:.2} GB are needed: {text}"))
                 .at(format_args!("device {}", device.info.name))
                 .with_hint("--gpu-layers keeps some layers on the CPU, --ctx reserves less"));
         }
