@@ -62,3 +62,6 @@ pub const TEMPLATE_FUEL: u64 = 4_000_000;
 
 /// Tokens that a sampler remembers for its penalties.
 pub const REPEAT_LAST_MAX: usize = 1 << 20;
+
+/// Bytes of a file with measurements of a GPU. One kind of matrix takes about 150.
+pub const TUNING_BYTES_MAX: u64 = 1 << 20;

@@ -9,7 +9,7 @@ pub mod reference;
 pub mod split;
 
 use crate::error::Result;
-use crate::plan::{Batch, Plan, Slot};
+use crate::plan::{Batch, Op, Plan, Slot};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -201,6 +201,13 @@ pub trait Backend: Send {
         }
         Ok(())
     }
+}
+
+/// Which layers' caches some ops of a plan use.
+fn uses_cache(plan: &Plan, ops: Range<usize>) -> Vec<bool> {
+    let mut uses = vec![false; plan.caches.len()];
+    plan.ops[ops].iter().filter_map(Op::cache).for_each(|layer| uses[layer] = true);
+    uses
 }
 
 /// The `k` largest logits and their ids, in order, of equal ones the smaller id first; what is not

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Backend, Capacity, KvFormat, Values, check};
+use super::{Backend, Capacity, KvFormat, Values, check, uses_cache};
 use crate::error::Result;
 use crate::plan::{
-    Activation, Batch, Extent, Format, Input, Norm, Op, Pairing, Part, Plan, Slot, Transform,
+    Activation, Batch, CacheInfo, Extent, Format, Input, Norm, Op, Pairing, Part, Plan, Slot,
+    Transform,
 };
 use crate::transform;
 use crate::types::Tensor;
@@ -30,10 +31,19 @@ pub struct Reference {
 impl Reference {
     /// Reserves the cache; slots grow as they are written.
     pub fn new(plan: Arc<Plan>, capacity: Capacity) -> Reference {
+        let ops = 0..plan.ops.len();
+        Reference::with_ops(plan, capacity, ops)
+    }
+
+    /// As [`Reference::new`], to run some of the ops only.
+    pub fn with_ops(plan: Arc<Plan>, capacity: Capacity, ops: Range<usize>) -> Reference {
         let cells = capacity.sequences * capacity.context;
-        let cache = |width: usize| vec![0.0; cells * width];
-        let caches = plan.caches.iter().map(|info| info.heads * info.head_len);
-        let caches = caches.map(|width| (cache(width), cache(width))).collect();
+        let uses = uses_cache(&plan, ops);
+        let cache = |(layer, info): (usize, &CacheInfo)| {
+            let width = if uses[layer] { info.heads * info.head_len } else { 0 };
+            (vec![0.0; cells * width], vec![0.0; cells * width])
+        };
+        let caches = plan.caches.iter().enumerate().map(cache).collect();
         let slots = vec![Values::F32(Vec::new()); plan.slots.len()];
         Reference { plan, capacity, slots, caches, rows: 0, logit_rows: 0 }
     }

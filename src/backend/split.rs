@@ -1,38 +1,73 @@
-//! Two backends with a plan between them: the first layers on one, the rest on the other.
+//! Two backends that share a plan: one runs the first ops, the other the rest.
+//!
+//! Each slot is held by the backend that wrote it last. An op that reads what the other one holds
+//! waits for a copy; where a pass crosses from the first to the second, that is the residual stream
+//! and the angles.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Timing, Values};
+use super::{Backend, Capacity, Values};
 use crate::error::Result;
-use crate::plan::{Batch, Plan, Slot};
+use crate::plan::{Batch, Op, Plan, Slot};
 
-/// Runs ops before the cut on one backend, those after it on another.
+/// Runs ops `0..cut` on one backend and the others on another one.
 pub struct Split {
     first: Box<dyn Backend>,
     second: Box<dyn Backend>,
     cut: usize,
-    /// Slots that are written before the cut and read after it.
-    carried: Vec<Slot>,
-    /// Whether the second one ran last.
-    is_past: bool,
+    /// By op.
+    reads: Vec<Vec<Slot>>,
+    writes: Vec<Vec<Slot>>,
+    /// By slot.
+    holders: Vec<Holder>,
+}
+
+/// Who has the values of a slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Both,
+    First,
+    Second,
 }
 
 impl Split {
-    /// Joins two backends of one plan at op `cut`.
+    /// Both backends must have been made for the same plan and capacity.
     ///
     /// # Panics
-    /// If the plan has no such op.
+    /// If they were not.
     pub fn new(first: Box<dyn Backend>, second: Box<dyn Backend>, cut: usize) -> Split {
         let plan = first.plan();
-        assert!(cut <= plan.ops.len(), "the cut lies within the plan");
-        let written: Vec<Slot> = plan.ops[..cut].iter().flat_map(|op| op.writes()).collect();
-        let read: Vec<Slot> = plan.ops[cut..].iter().flat_map(|op| op.reads()).collect();
-        let mut carried: Vec<Slot> =
-            written.into_iter().filter(|slot| read.contains(slot)).collect();
-        carried.sort_unstable();
-        carried.dedup();
-        Split { first, second, cut, carried, is_past: false }
+        assert!(Arc::ptr_eq(plan, second.plan()), "both backends run one plan");
+        assert!(cut <= plan.ops.len(), "the cut is in the plan");
+        Split {
+            reads: plan.ops.iter().map(Op::reads).collect(),
+            writes: plan.ops.iter().map(Op::writes).collect(),
+            holders: vec![Holder::Both; plan.slots.len()],
+            first,
+            second,
+            cut,
+        }
+    }
+
+    /// Runs ops that are all on one side, after a copy of what the other side holds of their
+    /// inputs.
+    fn run_side(&mut self, side: Holder, ops: Range<usize>) -> Result<()> {
+        let (own, other) = match side {
+            Holder::First => (&mut self.first, &mut self.second),
+            Holder::Second | Holder::Both => (&mut self.second, &mut self.first),
+        };
+        for op in ops.clone() {
+            for slot in &self.reads[op] {
+                let holder = &mut self.holders[slot.0];
+                if *holder != side && *holder != Holder::Both {
+                    own.write(*slot, &other.read(*slot)?)?;
+                    *holder = Holder::Both;
+                }
+            }
+            self.writes[op].iter().for_each(|slot| self.holders[slot.0] = side);
+        }
+        if ops.is_empty() { Ok(()) } else { own.run_ops(ops) }
     }
 }
 
@@ -51,45 +86,37 @@ impl Backend for Split {
 
     fn load(&mut self, batch: &Batch) -> Result<()> {
         self.first.load(batch)?;
-        self.second.load(batch)
+        self.second.load(batch)?;
+        // The slots of the batch are on both sides; the others hold nothing yet.
+        self.holders.fill(Holder::Both);
+        Ok(())
     }
 
     fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {
-        let before = ops.start.min(self.cut)..ops.end.min(self.cut);
-        let after = ops.start.max(self.cut)..ops.end.max(self.cut);
-        self.is_past = !after.is_empty();
-        if !before.is_empty() {
-            let reaches_the_cut = before.end == self.cut;
-            self.first.run_ops(before)?;
-            if reaches_the_cut {
-                for &slot in &self.carried {
-                    let values = self.first.read(slot)?;
-                    self.second.write(slot, &values)?;
-                }
-            }
-        }
-        if after.is_empty() { Ok(()) } else { self.second.run_ops(after) }
+        let Range { start, end } = ops;
+        self.run_side(Holder::First, start.min(self.cut)..end.min(self.cut))?;
+        self.run_side(Holder::Second, start.max(self.cut)..end.max(self.cut))
     }
 
     fn logits(&mut self) -> Result<&mut [f32]> {
         self.second.logits()
     }
 
-    /// From the backend that wrote it last.
     fn read(&mut self, slot: Slot) -> Result<Values> {
-        let writes = |op: &crate::plan::Op| op.writes().contains(&slot);
-        let is_there =
-            self.carried.contains(&slot) || self.plan().ops[self.cut..].iter().any(writes);
-        if self.is_past && is_there { self.second.read(slot) } else { self.first.read(slot) }
+        match self.holders[slot.0] {
+            Holder::First => self.first.read(slot),
+            Holder::Second | Holder::Both => self.second.read(slot),
+        }
     }
 
     fn write(&mut self, slot: Slot, values: &Values) -> Result<()> {
-        self.first.write(slot, values)?;
-        self.second.write(slot, values)
-    }
-
-    fn profile(&mut self) -> Result<Option<Vec<Timing>>> {
-        Ok(None)
+        if self.holders[slot.0] != Holder::Second {
+            self.first.write(slot, values)?;
+        }
+        if self.holders[slot.0] != Holder::First {
+            self.second.write(slot, values)?;
+        }
+        Ok(())
     }
 
     fn tune(
@@ -97,7 +124,8 @@ impl Backend for Split {
         again: bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<String>> {
-        self.second.tune(again, progress)
+        let first = self.first.tune(again, progress)?;
+        Ok(self.second.tune(again, progress)?.or(first))
     }
 
     fn top(&mut self, k: usize) -> Result<Vec<(u32, f32)>> {

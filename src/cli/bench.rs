@@ -71,8 +71,9 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
     }
     let mut options = args.run.options();
     options.context = options.context.or(Some(args.prompt.max(args.depth.max(1) + args.n + 1)));
-    let mut session = args.run.open_with(&source, &options)?;
+    let mut session = Session::open(&source, &options)?;
     let load_seconds = started.elapsed().as_secs_f64();
+    RunFlags::ready(&mut session)?;
     if args.profile {
         return profile(&mut session, args.depth, args.prompt);
     }
@@ -89,6 +90,7 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
     }
     drop(progress);
     let report = Report {
+        device: session.device().to_string(),
         prompt: Rates::of(prompts),
         generate: Rates::of(generates),
         model_bytes: source.file_bytes(),
@@ -99,6 +101,7 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
 }
 
 struct Report {
+    device: String,
     prompt: Rates,
     generate: Rates,
     model_bytes: u64,
@@ -108,7 +111,7 @@ struct Report {
 
 impl Report {
     fn print(self, args: &Args, options: &Options) -> anyhow::Result<()> {
-        let Report { prompt, generate, model_bytes, token_bytes, load_seconds } = self;
+        let Report { device, prompt, generate, model_bytes, token_bytes, load_seconds } = self;
         if args.json {
             return print::json(&json!({
                 "prompt_tps": prompt.median,
@@ -119,7 +122,7 @@ impl Report {
                 "prompt_tps_rounds": prompt.rounds,
                 "generate_tps_rounds": generate.rounds,
                 "threads": options.threads,
-                "device": args.run.device_name(),
+                "device": device,
                 "model_bytes": model_bytes,
                 "token_bytes": token_bytes,
                 "load_seconds": load_seconds,
@@ -140,8 +143,7 @@ impl Report {
         print::line(format_args!(
             "{}, {} threads, {model_bytes} bytes, {token_bytes} of them for each token, loaded in \
              {load_seconds:.2} s",
-            args.run.device_name(),
-            options.threads
+            device, options.threads
         ))
     }
 }

@@ -2,11 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use super::devices::{self, device};
-use super::print;
+use super::{devices, print};
 use crate::backend::KvFormat;
 use crate::error::{Error, Result};
-use crate::file::Source;
+use crate::file::{Source, cache};
 use crate::run::{Device, Options, Session};
 use crate::simd::Level;
 use crate::text::SamplerConfig;
@@ -16,13 +15,13 @@ use crate::text::SamplerConfig;
 pub(super) struct RunFlags {
     /// What runs it: auto, cpu, gpu, a number or part of a name that `devices` lists, or reference
     /// (plain loops, slow and exact)
-    #[arg(long, default_value = "auto", value_parser = device)]
+    #[arg(long, default_value = "auto", value_parser = Device::by_name)]
     device: Device,
     /// Layers on the GPU, the last ones; as many as fit unless said otherwise
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = gpu_layers)]
     gpu_layers: Layers,
     /// Memory of the GPU that the model may take, as 6GB; most of what it has
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     gpu_memory: Option<u64>,
     /// Threads of the CPU; all cores unless said otherwise
     #[arg(long, short = 't')]
@@ -49,7 +48,7 @@ impl RunFlags {
             kv: self.kv_type,
             gpu_layers: self.gpu_layers.0,
             gpu_bytes: self.gpu_memory,
-            tuning: self.tuning(),
+            cache: cache::folder(|name| std::env::var_os(name)).ok(),
             ..default
         }
     }
@@ -58,34 +57,20 @@ impl RunFlags {
         self.open_with(source, &self.options())
     }
 
-    /// Opens a session, says where it runs, and measures kernels that this GPU has not run before.
+    /// Opens a session, says where it runs, and measures kernels that are new to this GPU.
     pub(super) fn open_with(&self, source: &Source, options: &Options) -> anyhow::Result<Session> {
         let mut session = Session::open(source, options)?;
-        session.backend().notes().into_iter().for_each(print::note);
-        if devices::is_hardware(self.device) {
-            devices::tune(self.device, &mut session, false)?;
-        }
+        RunFlags::ready(&mut session)?;
         Ok(session)
     }
 
-    /// The GPU that was chosen, if one was.
-    pub(super) fn gpu(&self) -> Option<Device> {
-        Some(self.device).filter(|&device| devices::is_gpu(device))
-    }
-
-    /// What was measured on the device before.
-    fn tuning(&self) -> String {
-        devices::stored_tuning(self.device)
-    }
-
-    /// As `--json` and notes call the device.
-    pub(super) fn device_name(&self) -> String {
-        match self.device {
-            Device::Reference => "reference".to_string(),
-            #[cfg(feature = "gpu")]
-            Device::Gpu(index) => devices::name(index),
-            Device::Cpu => format!("cpu ({})", self.options().level),
+    /// The same for a session that was just opened.
+    pub(super) fn ready(session: &mut Session) -> anyhow::Result<()> {
+        session.take_notes().iter().for_each(print::note);
+        if session.wants_tuning() {
+            devices::tune(session, false)?;
         }
+        Ok(())
     }
 }
 
@@ -154,16 +139,23 @@ fn gpu_layers(text: &str) -> Result<Layers, String> {
     Ok(Layers(Some(count)))
 }
 
-/// Bytes, as `800MB`, `1.5GB` or a plain number.
+/// Bytes, as `800MB`, `1.5GB`, `6GiB` or a plain number.
 fn size(text: &str) -> Result<u64, String> {
-    let units = [("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("", 1.0)];
+    let units = [
+        ("GiB", f64::from(1 << 30)),
+        ("MiB", f64::from(1 << 20)),
+        ("GB", 1e9),
+        ("MB", 1e6),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("", 1.0),
+    ];
     let (number, unit) = units
         .iter()
         .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)))
         .expect("every text ends in nothing");
-    let value: f64 =
-        number.trim().parse().map_err(|_| "expected a size such as 6GB".to_string())?;
-    if value > 0.0 { Ok((value * unit) as u64) } else { Err("expected more than 0".to_string()) }
+    let value = number.trim().parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0);
+    value.map(|value| (value * unit) as u64).ok_or("expected a size such as 6GB".to_string())
 }
 
 fn level(name: &str) -> Result<Level> {

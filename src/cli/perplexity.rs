@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::flags::RunFlags;
 use super::print;
 use crate::file::Source;
-use crate::run::Session;
 use crate::run::logits_file::{Reader, Writer};
 use crate::run::score::{Base, Score, Windows, score};
 use crate::run::tokenizer::tokenizer;
@@ -47,7 +46,7 @@ pub(super) fn perplexity(args: Args) -> anyhow::Result<()> {
     let place = || args.text.display().to_string();
     let mut windows = args.chunks;
     options.context = Some(context);
-    let mut session = Session::open(&source, &options)?;
+    let mut session = args.run.open_with(&source, &options)?;
     let vocabulary = session.vocabulary();
     let base = match &args.against {
         Some(path) => Some(Reader::open(path, vocabulary)?),

@@ -11,9 +11,8 @@ use crate::backend::Capacity;
 use crate::file::Source;
 use crate::model::Model;
 use crate::plan::Batch;
-use crate::run::session::backend;
 use crate::run::verify::{Difference, verify as compare, worst};
-use crate::run::{Device, Options};
+use crate::run::{Device, Options, Session};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -22,6 +21,10 @@ pub(super) struct Args {
     /// Rows of the batch
     #[arg(long, default_value_t = 7)]
     rows: usize,
+    /// What it is compared with, a device as below
+    #[arg(long, value_name = "DEVICE", default_value = "reference")]
+    #[arg(value_parser = Device::by_name)]
+    against: Device,
     #[command(flatten)]
     run: RunFlags,
 }
@@ -32,18 +35,22 @@ pub(super) fn verify(args: Args) -> anyhow::Result<()> {
     let options = args.run.options();
     let rows = args.rows.max(1);
     let capacity = Capacity { rows, logit_rows: rows, sequences: 2, context: rows, kv: options.kv };
-    let oracle = Options { device: Device::Reference, ..options.clone() };
-    let mut oracle = backend(plan.clone(), capacity, &oracle)?;
-    let mut tested = backend(plan.clone(), capacity, &options)?;
+    let oracle = Options { device: args.against, gpu_layers: None, ..options.clone() };
+    let mut oracle = Session::of_plan(plan.clone(), capacity, &oracle)?;
+    let mut tested = Session::of_plan(plan.clone(), capacity, &options)?;
+    tested.take_notes().iter().for_each(print::note);
+    let against = oracle.device().to_string();
+    print::note(format_args!("comparing {} with {against}", tested.device()));
     let mut progress = print::Progress::new("verifying", plan.ops.len() as u64);
     let batch = batch(rows, plan.slots[plan.logits.0].width);
-    let differences = compare(&mut *oracle, &mut *tested, &batch, &mut |_| progress.add(1))?;
+    let differences =
+        compare(oracle.backend(), tested.backend(), &batch, &mut |_| progress.add(1))?;
     drop(progress);
     report(&differences)?;
     match differences.iter().find(|difference| !difference.is_fine()) {
         None => print::line("every op agrees"),
         Some(first) => bail!(
-            "op {} ({}): slot `{}` differs from the reference by {:.2e}, expected at most {:.0e}",
+            "op {} ({}): slot `{}` differs from {against} by {:.2e}, expected at most {:.0e}",
             first.op,
             first.name,
             first.slot,

@@ -130,6 +130,45 @@ impl Op {
         }
     }
 
+    /// The slots that the op reads, those among them that it changes in place.
+    pub fn reads(&self) -> Vec<Slot> {
+        match self {
+            Op::Embed { tokens, .. } => vec![*tokens],
+            Op::Angles { positions, .. } => vec![*positions],
+            Op::Prepare { input, rows, .. } => {
+                let mut slots = match input {
+                    Input::Rows(slot) => vec![*slot],
+                    Input::Gated { gate, up, .. } => vec![*gate, *up],
+                };
+                slots.extend(*rows);
+                slots
+            }
+            Op::MatMul { input, parts } => {
+                let sums = parts.iter().filter(|part| part.add).map(|part| part.out);
+                [*input].into_iter().chain(sums).collect()
+            }
+            Op::Rope { q, k, v, angles, positions, sequences, .. } => {
+                vec![*q, *k, *v, *angles, *positions, *sequences]
+            }
+            Op::Attend { q, positions, sequences, .. } => vec![*q, *positions, *sequences],
+            Op::AddNorm { x, y, .. } => vec![*x, *y],
+            Op::SoftCap { x, .. } => vec![*x],
+        }
+    }
+
+    /// The layer whose cache the op writes or reads, if it does.
+    pub fn cache(&self) -> Option<usize> {
+        match self {
+            Op::Rope { layer, .. } | Op::Attend { layer, .. } => Some(*layer),
+            Op::Embed { .. }
+            | Op::Angles { .. }
+            | Op::Prepare { .. }
+            | Op::MatMul { .. }
+            | Op::AddNorm { .. }
+            | Op::SoftCap { .. } => None,
+        }
+    }
+
     /// The slots that the op writes.
     pub fn writes(&self) -> Vec<Slot> {
         match self {
@@ -140,34 +179,6 @@ impl Op {
             Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
             Op::Rope { q, k, .. } => vec![*q, *k],
             Op::AddNorm { x, .. } | Op::SoftCap { x, .. } => vec![*x],
-        }
-    }
-}
-
-impl Op {
-    /// The slots that the op reads; those of the batch and those that it changes among them.
-    pub fn reads(&self) -> Vec<Slot> {
-        match self {
-            Op::Embed { tokens, .. } => vec![*tokens],
-            Op::Angles { positions, .. } => vec![*positions],
-            Op::Prepare { input, rows, .. } => {
-                let mut slots: Vec<Slot> = rows.iter().copied().collect();
-                match input {
-                    Input::Rows(slot) => slots.push(*slot),
-                    Input::Gated { gate, up, .. } => slots.extend([*gate, *up]),
-                }
-                slots
-            }
-            Op::MatMul { input, parts } => {
-                let added = parts.iter().filter(|part| part.add).map(|part| part.out);
-                added.chain([*input]).collect()
-            }
-            Op::Rope { q, k, v, angles, positions, sequences, .. } => {
-                vec![*q, *k, *v, *angles, *positions, *sequences]
-            }
-            Op::Attend { q, positions, sequences, .. } => vec![*q, *positions, *sequences],
-            Op::AddNorm { x, y, .. } => vec![*x, *y],
-            Op::SoftCap { x, .. } => vec![*x],
         }
     }
 }

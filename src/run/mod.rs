@@ -1,10 +1,14 @@
 //! Sessions, generation and scoring: everything between a loaded model and its user.
 
+pub mod device;
 pub mod generate;
 pub mod logits_file;
 pub mod score;
 pub mod session;
 pub mod tokenizer;
+#[cfg(feature = "gpu")]
+mod tuning;
 pub mod verify;
 
-pub use session::{Device, Options, Session};
+pub use device::Device;
+pub use session::{Options, Session};

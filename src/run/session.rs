@@ -1,14 +1,14 @@
 //! A model in memory with its cache: prefill a prompt, decode a token.
 
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
+use super::device::{self, Device, Opened};
+#[cfg(feature = "gpu")]
+use super::tuning::Tuning;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu;
-use crate::backend::reference::Reference;
-#[cfg(feature = "gpu")]
-use crate::backend::split::Split;
 use crate::backend::{Backend, Capacity, KvFormat};
 use crate::bail;
 use crate::error::{Error, Result};
@@ -20,17 +20,8 @@ use crate::simd::Level;
 /// Bytes of logits kept at once where many rows ask for them.
 const LOGITS_BYTES_MAX: usize = 32 << 20;
 
-/// What runs the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// SIMD and threads.
-    Cpu,
-    /// Plain loops: the oracle.
-    Reference,
-    /// A GPU, by its place among the adapters; as many layers as fit.
-    #[cfg(feature = "gpu")]
-    Gpu(usize),
-}
+/// What hears of each batch, the number of its first token and its logit rows.
+type After<'a> = &'a mut dyn FnMut(&mut dyn Backend, usize, &[u32]) -> Result<()>;
 
 /// How to run a model.
 #[derive(Clone, Debug)]
@@ -53,8 +44,8 @@ pub struct Options {
     pub gpu_layers: Option<usize>,
     /// Bytes that a model may take on the GPU; what the adapter has to spare, if none.
     pub gpu_bytes: Option<u64>,
-    /// What was measured on the GPU before.
-    pub tuning: String,
+    /// The folder in which measurements of GPUs are kept; they are not, if none.
+    pub cache: Option<PathBuf>,
     /// Features of the GPU that are left unused.
     #[cfg(feature = "gpu")]
     pub mask: gpu::device::Mask,
@@ -71,11 +62,7 @@ impl Options {
     pub const GPU_ROWS: usize = 512;
 
     fn rows(&self) -> usize {
-        let rows = match self.device {
-            Device::Cpu | Device::Reference => Options::ROWS,
-            #[cfg(feature = "gpu")]
-            Device::Gpu(_) => Options::GPU_ROWS,
-        };
+        let rows = if self.device.may_be_gpu() { Options::GPU_ROWS } else { Options::ROWS };
         self.rows.unwrap_or(rows).max(1)
     }
 }
@@ -92,7 +79,7 @@ impl Default for Options {
             kv: KvFormat::F16,
             gpu_layers: None,
             gpu_bytes: None,
-            tuning: String::new(),
+            cache: None,
             #[cfg(feature = "gpu")]
             mask: gpu::device::Mask::NONE,
         }
@@ -105,6 +92,10 @@ pub struct Session {
     batch: Batch,
     /// Cells in use per sequence.
     lengths: Vec<usize>,
+    device: String,
+    notes: Vec<String>,
+    #[cfg(feature = "gpu")]
+    tuning: Option<Tuning>,
 }
 
 impl Session {
@@ -124,13 +115,79 @@ impl Session {
             context,
             kv: options.kv,
         };
-        Ok(Session::new(backend(plan, capacity, options)?))
+        Session::of_plan(plan, capacity, options)
+    }
+
+    /// A session that runs a plan.
+    ///
+    /// # Errors
+    /// If no device can, or a capacity is impossible.
+    pub fn of_plan(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result<Session> {
+        let opened = device::open(plan, capacity, options)?;
+        Ok(Session {
+            device: opened.device,
+            notes: opened.notes,
+            #[cfg(feature = "gpu")]
+            tuning: opened.tuning,
+            ..Session::new(opened.backend)
+        })
     }
 
     /// A session over a backend that is already there.
     pub fn new(backend: Box<dyn Backend>) -> Session {
         let lengths = vec![0; backend.capacity().sequences];
-        Session { backend, batch: Batch::default(), lengths }
+        Session {
+            backend,
+            batch: Batch::default(),
+            lengths,
+            device: String::new(),
+            notes: Vec::new(),
+            #[cfg(feature = "gpu")]
+            tuning: None,
+        }
+    }
+
+    /// What runs it, as `--json` says.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// What a user should know by now: a line per fact, each told once.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Whether kernels should be measured before the first run, should they be new to the device.
+    pub fn wants_tuning(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        return self.tuning.as_ref().is_some_and(|tuning| tuning.is_worth_it);
+        #[cfg(not(feature = "gpu"))]
+        return false;
+    }
+
+    /// Where measurements of the device are kept.
+    pub fn tuning_path(&self) -> Option<&Path> {
+        #[cfg(feature = "gpu")]
+        return self.tuning.as_ref()?.path.as_deref();
+        #[cfg(not(feature = "gpu"))]
+        return None;
+    }
+
+    /// Measures the kernels that are new to the device, or all of them `again`, and keeps what is
+    /// found; `progress` as in [`Backend::tune`]. Returns whether there was something to measure.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn tune(&mut self, again: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<bool> {
+        let Some(text) = self.backend.tune(again, progress)? else { return Ok(false) };
+        #[cfg(feature = "gpu")]
+        if let Some(Err(error)) = self.tuning.as_ref().map(|tuning| tuning.keep(&text)) {
+            // A cache: that it cannot be written costs a few seconds the next time, and no more.
+            self.notes.push(format!("note: {error}"));
+        }
+        #[cfg(not(feature = "gpu"))]
+        drop(text);
+        Ok(true)
     }
 
     /// The backend, for whoever reads slots.
@@ -247,7 +304,7 @@ impl Session {
         sequence: usize,
         tokens: &[u32],
         wants: &mut dyn FnMut(usize) -> bool,
-        after: &mut dyn FnMut(&mut dyn Backend, usize, &[u32]) -> Result<()>,
+        after: After,
     ) -> Result<()> {
         let (start, context) = (self.lengths[sequence], self.context());
         if start + tokens.len() > context {
@@ -284,72 +341,6 @@ impl Session {
 /// # Errors
 /// If it cannot run the plan.
 pub fn backend(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result<Box<dyn Backend>> {
-    if capacity.context == 0 || capacity.sequences == 0 {
-        bail!("context: expected at least one cell and one sequence, found none");
-    }
-    Ok(match options.device {
-        Device::Reference => Box::new(Reference::new(plan, capacity)),
-        Device::Cpu => Box::new(Cpu::new(plan, capacity, options.threads, options.level)?),
-        #[cfg(feature = "gpu")]
-        Device::Gpu(index) => split(plan, capacity, options, index)?,
-    })
-}
-
-/// A GPU, with the layers that do not fit it on the CPU.
-#[cfg(feature = "gpu")]
-fn split(
-    plan: Arc<Plan>,
-    capacity: Capacity,
-    options: &Options,
-    index: usize,
-) -> Result<Box<dyn Backend>> {
-    let adapters = gpu::device::adapters();
-    let Some(adapter) = adapters.get(index) else {
-        bail!("device {index}: expected one of the {} there are", adapters.len());
-    };
-    let budget = options.gpu_bytes.or_else(|| adapter.budget()).unwrap_or(u64::MAX);
-    let cut = cut(&plan, capacity, options.gpu_layers, budget)
-        .map_err(|error| error.at(format_args!("device {}", adapter.info.name)))?;
-    let all = plan.ops.len();
-    let cpu = |ops| Cpu::with_ops(plan.clone(), capacity, options.threads, options.level, ops);
-    if cut == all {
-        return Ok(Box::new(cpu(0..all)?));
-    }
-    let device = Arc::new(adapter.open(options.mask)?);
-    let settings = gpu::Options { tuning: options.tuning.clone() };
-    let gpu = gpu::Gpu::new(device, plan.clone(), capacity, cut..all, settings)?;
-    if cut == 0 {
-        return Ok(Box::new(gpu));
-    }
-    Ok(Box::new(Split::new(Box::new(cpu(0..cut)?), Box::new(gpu), cut)))
-}
-
-/// The op from which on a plan runs on a GPU: the last `layers` and the head, or as many as the
-/// budget in bytes allows; everything, the embedding too, where all layers do.
-///
-/// # Errors
-/// If the layers that are asked for need more than the budget.
-#[cfg(feature = "gpu")]
-fn cut(plan: &Plan, capacity: Capacity, layers: Option<usize>, budget: u64) -> Result<usize> {
-    let (all, count) = (plan.ops.len(), plan.layers.len() - 1);
-    let needed = |cut: usize| gpu::needed_bytes(plan, capacity, cut..all);
-    // The cuts, from everything on the GPU to nothing.
-    let mut cuts = vec![0];
-    cuts.extend((0..count).map(|layer| plan.layers[layer]));
-    cuts.push(all);
-    let fits = cuts.iter().position(|&cut| cut == all || needed(cut) <= budget);
-    let fits = fits.expect("nothing always fits");
-    let layers_of = |place: usize| count - place.saturating_sub(1).min(count);
-    let Some(wish) = layers else { return Ok(cuts[fits]) };
-    let wish = wish.min(count);
-    let place = if wish == count { fits.min(1) } else { count - wish + 1 };
-    if place < fits {
-        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-        let (needs, has) = (gigabytes(needed(cuts[place])), gigabytes(budget));
-        let message =
-            format!("{wish} layers need {needs:.2} GB, expected at most {has:.2} GB of memory");
-        let hint = format!("--gpu-layers {} fits", layers_of(fits));
-        return Err(Error::new(message).with_hint(hint));
-    }
-    Ok(cuts[place])
+    let Opened { backend, .. } = device::open(plan, capacity, options)?;
+    Ok(backend)
 }

@@ -12,25 +12,25 @@ use gridmill::types::raw;
 use crate::models::{model_path, open};
 use crate::scratch::Scratch;
 
-fn gridmill(args: &[&str]) -> Output {
+pub(crate) fn gridmill(args: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_gridmill")).args(args).output();
     output.expect("the program starts")
 }
 
-fn stdout(output: &Output) -> &str {
+pub(crate) fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).expect("stdout is UTF-8")
 }
 
-fn stderr(output: &Output) -> &str {
+pub(crate) fn stderr(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).expect("stderr is UTF-8")
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
 
 #[track_caller]
-fn succeeds(args: &[&str]) -> String {
+pub(crate) fn succeeds(args: &[&str]) -> String {
     let output = gridmill(args);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
     stdout(&output).to_string()
@@ -38,7 +38,7 @@ fn succeeds(args: &[&str]) -> String {
 
 /// The program fails with this code, and stderr holds this text and no trace of a panic.
 #[track_caller]
-fn fails(args: &[&str], code: i32, message: &str) {
+pub(crate) fn fails(args: &[&str], code: i32, message: &str) {
     let output = gridmill(args);
     let found = stderr(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {found}");
@@ -46,7 +46,7 @@ fn fails(args: &[&str], code: i32, message: &str) {
     assert!(!found.contains("panicked"), "{args:?}: {found}");
 }
 
-fn json(args: &[&str]) -> serde_json::Value {
+pub(crate) fn json(args: &[&str]) -> serde_json::Value {
     let text = succeeds(args);
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }

@@ -3,6 +3,7 @@
 mod bad_models;
 mod cli;
 mod cpu;
+mod devices;
 mod download;
 mod formats;
 mod gguf;
@@ -20,6 +21,7 @@ mod scratch;
 mod shaders;
 mod simd;
 mod source;
+mod split;
 mod text;
 mod tidy;
 mod transform;

@@ -1,5 +1,6 @@
 //! Matrices times the rows of a batch.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::Cells;
@@ -30,10 +31,16 @@ struct Local {
 }
 
 impl MatMul {
-    pub(super) fn new(plan: &Plan, capacity: Capacity, threads: usize, level: Level) -> MatMul {
+    pub(super) fn new(
+        plan: &Plan,
+        capacity: Capacity,
+        ops: Range<usize>,
+        threads: usize,
+        level: Level,
+    ) -> MatMul {
         let mut lookups = vec![Lookup::default(); plan.weights.len()];
         let (mut packed, mut cols, mut panel) = (0, 0, [0, 0]);
-        for op in &plan.ops {
+        for op in &plan.ops[ops] {
             let Op::MatMul { input, parts } = op else { continue };
             let slot = &plan.slots[input.0];
             for part in parts {

@@ -17,7 +17,7 @@ pub use pool::{Pool, Worker};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Values, check};
+use super::{Backend, Capacity, Values, check, uses_cache};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::plan::{Batch, CacheInfo, Extent, Format, Op, Plan, Slot, Transform, Weight};
@@ -73,11 +73,11 @@ impl Cpu {
     /// # Errors
     /// If the plan has something that the kernels cannot run, or a thread cannot be started.
     pub fn new(plan: Arc<Plan>, capacity: Capacity, threads: usize, level: Level) -> Result<Cpu> {
-        let all = 0..plan.ops.len();
-        Cpu::with_ops(plan, capacity, threads, level, all)
+        let ops = 0..plan.ops.len();
+        Cpu::with_ops(plan, capacity, threads, level, ops)
     }
 
-    /// As [`Cpu::new`], with caches for the layers of some ops alone.
+    /// As [`Cpu::new`], to run some of the ops only.
     ///
     /// # Errors
     /// As [`Cpu::new`].
@@ -91,20 +91,25 @@ impl Cpu {
         if !level.is_available() {
             bail!("instruction set: expected one of this machine, found {level}");
         }
-        for op in &plan.ops {
+        for op in &plan.ops[ops.clone()] {
             refuse(&plan, op).at(op.name())?;
         }
+        let uses = uses_cache(&plan, ops.clone());
+        let cache = |(layer, info): (usize, &CacheInfo)| {
+            let context = if uses[layer] { capacity.context } else { 0 };
+            Cache::new(*info, Capacity { context, ..capacity })
+        };
         let threads = threads.max(1);
         let lines = plan.slots.iter().map(|slot| slot.width).max().unwrap_or(0);
         let state = State {
             capacity,
             level,
             slots: plan.slots.iter().map(|slot| Memory::new(slot, capacity)).collect(),
-            caches: caches(&plan, capacity, ops),
-            mat_mul: MatMul::new(&plan, capacity, threads, level),
+            caches: plan.caches.iter().enumerate().map(cache).collect(),
+            mat_mul: MatMul::new(&plan, capacity, ops.clone(), threads, level),
             attention: Attention::new(&plan, capacity, threads),
             lines: (0..threads).map(|_| Cells::new(lines)).collect(),
-            vectors: vectors(&plan),
+            vectors: vectors(&plan, ops),
             rows: 0,
             logit_rows: 0,
             plan,
@@ -341,18 +346,8 @@ impl Int8Memory {
     }
 }
 
-/// The caches of the layers whose ops are run; the others get no cells.
-fn caches(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> Vec<Cache> {
-    let cache = |(layer, info): (usize, &CacheInfo)| {
-        let runs = |op: &Op| matches!(op, Op::Rope { layer: l, .. } if *l == layer);
-        let context = if plan.ops[ops.clone()].iter().any(runs) { capacity.context } else { 0 };
-        Cache::new(*info, Capacity { context, ..capacity })
-    };
-    plan.caches.iter().enumerate().map(cache).collect()
-}
-
 /// The weights that ops use as plain vectors.
-fn vectors(plan: &Plan) -> Vec<Vec<f32>> {
+fn vectors(plan: &Plan, ops: Range<usize>) -> Vec<Vec<f32>> {
     let mut vectors = vec![Vec::new(); plan.weights.len()];
     let mut take = |weight: Weight| {
         let tensor = &plan.weights[weight.0];
@@ -360,7 +355,7 @@ fn vectors(plan: &Plan) -> Vec<Vec<f32>> {
         tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
         vectors[weight.0] = values;
     };
-    for op in &plan.ops {
+    for op in &plan.ops[ops] {
         match op {
             Op::Angles { frequencies, .. } => take(*frequencies),
             Op::Prepare { norm, .. } => norm.iter().for_each(|norm| take(norm.weight)),

@@ -105,14 +105,17 @@ impl Adapter {
     /// A name for what was measured on it: the card and the driver, in letters that any folder
     /// takes.
     pub fn identity(&self) -> String {
-        let wgpu::AdapterInfo { name, vendor, device, driver_info, .. } = &self.info;
-        let text = format!("{name}-{vendor:x}-{device:x}-{driver_info}");
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect()
+        let wgpu::AdapterInfo { name, vendor, device, driver, driver_info, backend, .. } =
+            &self.info;
+        let text = format!("{name}-{vendor:x}-{device:x}-{backend}-{driver}-{driver_info}");
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        // File systems take names of up to 255 bytes.
+        text.chars().map(plain).take(200).collect()
     }
 
-    /// Bytes that a model may take of it: nine tenths of what it has.
+    /// Bytes that a model may take of it: a tenth is left to others, at least 512 MiB.
     pub fn budget(&self) -> Option<u64> {
-        self.memory_bytes.map(|bytes| bytes / 10 * 9)
+        self.memory_bytes.map(|bytes| bytes.saturating_sub((bytes / 10).max(512 << 20)))
     }
 
     /// Whether it has subgroup operations.
