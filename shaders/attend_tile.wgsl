@@ -198,7 +198,8 @@ fn attend_tile(
     for (var i = 0u; i < OWN; i += 1u) {
         let query = own_query + i * (THREADS / PAIRS);
         if (query < rows) {
-            let at = (first_row + query) * OUT_STRIDE + OUT_OFFSET + head * HEAD_LEN + 2u * own_pair;
+            let row = (first_row + query) * OUT_STRIDE + OUT_OFFSET;
+            let at = row + head * HEAD_LEN + 2u * own_pair;
             let result = own[i] / totals[query];
             out[at] = result.x;
             out[at + 1u] = result.y;

@@ -183,7 +183,9 @@ impl Tile {
             true => (group.unwrap_or(1 << cols.trailing_zeros().min(6)), default_basis(cols)),
             false => (0, Basis::Original),
         };
-        if has_group && (group == 0 || group % types::SUB != 0 || cols % group != 0) {
+        if has_group
+            && (group == 0 || !group.is_multiple_of(types::SUB) || !cols.is_multiple_of(group))
+        {
             bail!("expected a group that is a multiple of {} and divides {cols}", types::SUB);
         }
         let mut codes = vec![0; ROWS * row_bytes];

@@ -59,8 +59,8 @@ const SHAPES: [(usize, usize, usize); 9] = [
 ];
 const COPIES: [usize; 2] = [1, 8];
 
-/// Matrices of a kind that one measurement runs through, so that none waits in a cache for its turn,
-/// and measurements of which the best counts.
+/// Matrices of a kind that one measurement runs through, so that none waits in a cache for its
+/// turn, and measurements of which the best counts.
 const RUNS: usize = 32;
 const MEASUREMENTS: usize = 2;
 
