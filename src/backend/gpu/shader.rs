@@ -284,7 +284,8 @@ fn with_sections(lines: &[String], sections: &[Choices]) -> Vec<String> {
             continue;
         }
         for (section, blocks) in expanded.iter().enumerate() {
-            let declared: HashSet<&str> = blocks.iter().flatten().filter_map(declares).collect();
+            let declared: HashSet<&str> =
+                blocks.iter().flatten().filter_map(|line| declares(line)).collect();
             let renamed = blocks[number].iter().map(|line| rename(line, &declared, section));
             result.extend(renamed);
         }
@@ -294,7 +295,7 @@ fn with_sections(lines: &[String], sections: &[Choices]) -> Vec<String> {
 }
 
 /// The name that a line at the margin declares.
-fn declares(line: &String) -> Option<&str> {
+fn declares(line: &str) -> Option<&str> {
     let plain = ["fn ", "struct ", "const "].iter().find_map(|word| line.strip_prefix(word));
     let variable = || {
         let is_variable = line.starts_with("var<") || line.starts_with("@group");

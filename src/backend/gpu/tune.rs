@@ -130,7 +130,7 @@ fn steps(gpu: &Gpu, op: &Op, variant: Variant) -> Vec<Step> {
 fn time(gpu: &mut Gpu, ops: &[usize], variant: Variant) -> Result<f64> {
     let plan = gpu.core.plan.clone();
     let mut dispatches: Vec<Dispatch> = Vec::new();
-    for &at in ops.iter().cycle().take(ops.len().max(4).min(RUNS)) {
+    for &at in ops.iter().cycle().take(ops.len().clamp(4, RUNS)) {
         for step in steps(gpu, &plan.ops[at], variant) {
             dispatches.push(gpu.core.dispatch_step(step));
         }

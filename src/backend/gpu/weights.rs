@@ -1,6 +1,7 @@
 //! Weights on a device: matrices as sections that a shader binds, vectors as floats.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::device::Device;
 use super::memory::{Place, buffer};
@@ -113,11 +114,11 @@ impl Weights {
         name: String,
         bytes: impl FnOnce() -> Vec<u8>,
     ) -> Result<()> {
-        if !self.made.contains_key(&name) {
+        if let Entry::Vacant(entry) = self.made.entry(name) {
             let bytes = bytes();
-            let to = buffer(device, &name, bytes.len());
+            let to = buffer(device, entry.key(), bytes.len());
             up.copy(&bytes, &to, 0)?;
-            self.made.insert(name, to);
+            entry.insert(to);
         }
         Ok(())
     }
@@ -194,11 +195,11 @@ impl Weights {
         plan: &Plan,
         weight: Weight,
     ) -> Result<()> {
-        if !self.vectors.contains_key(&weight) {
+        if let Entry::Vacant(entry) = self.vectors.entry(weight) {
             let values = floats(&plan.weights[weight.0]);
             let to = buffer(device, &plan.weights[weight.0].name, 4 * values.len());
             up.copy(bytemuck::cast_slice(&values), &to, 0)?;
-            self.vectors.insert(weight, to);
+            entry.insert(to);
         }
         Ok(())
     }
@@ -214,11 +215,11 @@ impl Weights {
         plan: &Plan,
         transform: Transform,
     ) -> Result<()> {
-        if !self.signs.contains_key(&transform.signs) {
+        if let Entry::Vacant(entry) = self.signs.entry(transform.signs) {
             let signs = &plan.weights[transform.signs.0].signs;
             let to = buffer(device, "signs", signs.len());
             up.copy(signs, &to, 0)?;
-            self.signs.insert(transform.signs, to);
+            entry.insert(to);
         }
         Ok(())
     }
