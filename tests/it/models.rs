@@ -78,15 +78,20 @@ fn devices() -> Vec<Options> {
         ..Options::default()
     };
     let cpu = Level::available().map(|level| options(Device::Cpu, level));
-    let mut all: Vec<Options> =
-        [options(Device::Reference, Level::Portable)].into_iter().chain(cpu).collect();
+    let all = [options(Device::Reference, Level::Portable)].into_iter().chain(cpu);
     #[cfg(feature = "gpu")]
-    if !gridmill::backend::gpu::device::adapters().is_empty() {
-        // Whole, and with a layer on the CPU.
-        let gpu = options(Device::Gpu(0), Level::best());
-        all.extend([Options { gpu_layers: Some(1), ..gpu.clone() }, gpu]);
+    let all = all.chain(gpus(options));
+    all.collect()
+}
+
+/// The first adapter, whole and with a layer on the CPU.
+#[cfg(feature = "gpu")]
+fn gpus(options: impl Fn(Device, Level) -> Options) -> Vec<Options> {
+    if gridmill::backend::gpu::device::adapters().is_empty() {
+        return Vec::new();
     }
-    all
+    let gpu = options(Device::Gpu(0), Level::best());
+    vec![Options { gpu_layers: Some(1), ..gpu.clone() }, gpu]
 }
 
 /// A way to bring two sequences through a model: the logits of all their tokens.

@@ -23,11 +23,13 @@ pub struct Variant {
     pub rounds: usize,
     /// Copies of a grid's table in workgroup memory.
     pub copies: usize,
+    /// Pieces of its rows that a thread has under way.
+    pub depth: usize,
 }
 
 impl Variant {
     /// What does well on most devices.
-    pub const DEFAULT: Variant = Variant { threads: 128, rows: 2, rounds: 2, copies: 8 };
+    pub const DEFAULT: Variant = Variant { threads: 128, rows: 2, rounds: 1, copies: 1, depth: 2 };
 
     /// Whether a file may have held it.
     pub(super) fn is_sane(&self) -> bool {
@@ -37,6 +39,7 @@ impl Variant {
             && within(self.rows, 8)
             && within(self.rounds, 64)
             && within(self.copies, 32)
+            && within(self.depth, 8)
     }
 }
 
@@ -46,18 +49,10 @@ pub struct Tuning(pub BTreeMap<String, Variant>);
 
 /// What is tried for each kind of matrix: how much a workgroup takes at once, then what it keeps of
 /// a table. Large tables free of conflicts pay where a workgroup has many rows to use them for.
-const SHAPES: [(usize, usize, usize); 9] = [
-    (64, 1, 1),
-    (64, 2, 1),
-    (128, 1, 1),
-    (128, 2, 1),
-    (128, 4, 1),
-    (128, 4, 2),
-    (256, 2, 1),
-    (256, 4, 2),
-    (256, 4, 8),
-];
+const SHAPES: [(usize, usize, usize); 6] =
+    [(64, 1, 1), (64, 2, 1), (128, 2, 1), (128, 4, 1), (128, 4, 2), (256, 2, 1)];
 const COPIES: [usize; 2] = [1, 8];
+const DEPTHS: [usize; 3] = [1, 2, 4];
 
 /// Matrices of a kind that one measurement runs through, so that none waits in a cache for its
 /// turn, and measurements of which the best counts.
@@ -102,10 +97,12 @@ pub(super) fn tune(
 
 fn best(gpu: &mut Gpu, ops: &[usize]) -> Result<Variant> {
     let copies = if gpu.core.has_table(ops[0]) { &COPIES[..] } else { &COPIES[..1] };
-    let with = |&(threads, rows, rounds): &(usize, usize, usize)| {
-        copies.iter().map(move |&copies| Variant { threads, rows, rounds, copies })
-    };
-    let variants: Vec<Variant> = SHAPES.iter().flat_map(with).collect();
+    let mut variants = Vec::new();
+    for (threads, rows, rounds) in SHAPES {
+        for &copies in copies {
+            variants.extend(DEPTHS.map(|depth| Variant { threads, rows, rounds, copies, depth }));
+        }
+    }
     // Side by side, since compiling takes longer than measuring.
     let plan = gpu.core.plan.clone();
     let recipes = variants.iter().flat_map(|&variant| steps(gpu, &plan.ops[ops[0]], variant));
