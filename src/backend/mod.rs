@@ -99,6 +99,12 @@ pub trait Backend: Send {
         Vec::new()
     }
 
+    /// How far the products of many rows may be from the reference's, as a share of their size,
+    /// past the rounding of single precision.
+    fn product_error(&self) -> f64 {
+        0.0
+    }
+
     /// Takes the rows of a batch into the plan's input slots.
     ///
     /// # Errors

@@ -70,7 +70,8 @@ pub fn verify(
                 name: op.name(),
                 slot: plan.slots[slot.0].name,
                 error: relative_error(&expected.to_f32(), &found.to_f32()),
-                tolerance: tolerance(op, plan.slots[slot.0].format, oracle.capacity().kv),
+                tolerance: tolerance(op, plan.slots[slot.0].format, oracle.capacity().kv)
+                    + if matches!(op, Op::MatMul { .. }) { tested.product_error() } else { 0.0 },
             });
             tested.write(slot, &expected)?;
         }

@@ -47,6 +47,10 @@ pub struct Device {
     failure: Arc<Mutex<Option<String>>>,
 }
 
+/// What the kernel for matrix units needs.
+const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
 /// A shader on a device.
 pub struct Kernel {
     pub(super) pipeline: wgpu::ComputePipeline,
@@ -123,6 +127,22 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SUBGROUP)
     }
 
+    /// Whether subgroups of 32 multiply 16 x 16 halves into single precision. Vulkan alone: Metal's
+    /// loads want other pointers.
+    pub fn has_matrix_units(&self) -> bool {
+        let is_fit = |shape: &wgpu::CooperativeMatrixProperties| {
+            [shape.m_size, shape.n_size, shape.k_size] == [16; 3]
+                && shape.ab_type == wgpu::CooperativeScalarType::F16
+                && shape.cr_type == wgpu::CooperativeScalarType::F32
+        };
+        let info = &self.info;
+        info.backend == wgpu::Backend::Vulkan
+            && [info.subgroup_min_size, info.subgroup_max_size] == [32; 2]
+            && self.adapter.features().contains(MATRIX_FEATURES)
+            && self.adapter.limits().max_compute_workgroup_storage_size >= 32 << 10
+            && self.adapter.cooperative_matrix_properties().iter().any(is_fit)
+    }
+
     /// Opens it.
     ///
     /// # Errors
@@ -134,6 +154,16 @@ impl Adapter {
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
             | wgpu::Features::PIPELINE_CACHE;
         let mut features = has & wants;
+        let matrix = mask.matrix && mask.subgroups && self.has_matrix_units();
+        if matrix {
+            features |= MATRIX_FEATURES;
+        }
+        let experimental_features = match matrix {
+            // SAFETY: cooperative matrices are used by one kernel, which stays within what their
+            // specification defines, and only where the driver offers the shape.
+            true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            false => wgpu::ExperimentalFeatures::disabled(),
+        };
         if !mask.subgroups {
             features.remove(wgpu::Features::SUBGROUP);
         }
@@ -142,6 +172,7 @@ impl Adapter {
             required_features: features,
             required_limits: self.adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
             ..Default::default()
         };
         let opened = pollster::block_on(self.adapter.request_device(&descriptor));
@@ -164,7 +195,7 @@ impl Adapter {
         limits.max_storage_buffer_binding_size =
             limits.max_storage_buffer_binding_size.min(mask.binding_bytes_max & !255);
         Ok(Device {
-            mask: Mask { subgroups: features.contains(wgpu::Features::SUBGROUP), ..mask },
+            mask: Mask { subgroups: features.contains(wgpu::Features::SUBGROUP), matrix, ..mask },
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             cache: features
                 .contains(wgpu::Features::PIPELINE_CACHE)

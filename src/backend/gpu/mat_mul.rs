@@ -9,6 +9,7 @@ use crate::plan::{Extent, Format, Part, Slot};
 
 /// Rows and columns of a tile of `mat_mat`, and of `mat_mat_float`.
 const TILE: (usize, usize) = (128, 64);
+const F16_TILE: (usize, usize) = (128, 128);
 const FLOAT_TILE: (usize, usize) = (64, 64);
 
 /// Rows of weights that a team takes at once where there are several columns.
@@ -23,6 +24,7 @@ const SECTION_BINDINGS: usize = 4;
 /// Bytes of workgroup memory that kernels use beside tables.
 const OWN_WORKGROUP_BYTES: usize = 1024;
 const TILE_WORKGROUP_BYTES: usize = 13 << 10;
+const F16_WORKGROUP_BYTES: usize = 29 << 10;
 
 pub(super) fn steps(core: &Core, input: Slot, parts: &[Part], form: Form) -> Vec<Step> {
     steps_with(core, input, parts, form, None)
@@ -172,11 +174,12 @@ pub(super) fn vec_step(
 /// Many rows of activations: tiles.
 fn mat_step(core: &Core, input: Slot, parts: &[Part], sections: &[Section]) -> Step {
     let (choices, mut buffers, is_float) = common(core, input, parts);
-    let (kernel, tile) = match is_float {
-        true => ("mat_mat_float", FLOAT_TILE),
-        false => ("mat_mat", TILE),
+    let (kernel, tile, own_bytes) = match is_float {
+        true => ("mat_mat_float", FLOAT_TILE, 0),
+        false if core.device.mask.matrix => ("mat_mat_f16", F16_TILE, F16_WORKGROUP_BYTES),
+        false => ("mat_mat", TILE, TILE_WORKGROUP_BYTES),
     };
-    let copies = copies(core, sections, 4, TILE_WORKGROUP_BYTES);
+    let copies = copies(core, sections, 4, own_bytes);
     let blocks = |section: &Section| section.rows.div_ceil(tile.0);
     section_buffers(sections, &mut buffers);
     let recipe = Recipe {

@@ -251,6 +251,11 @@ impl Backend for Gpu {
         notes
     }
 
+    /// Two factors of half precision, each off by up to 2^-11 of itself.
+    fn product_error(&self) -> f64 {
+        if self.core.device.mask.matrix { 0.5_f64.powi(10) } else { 0.0 }
+    }
+
     fn load(&mut self, batch: &Batch) -> Result<()> {
         let plan = self.core.plan.clone();
         check(batch, &plan, self.core.capacity)?;

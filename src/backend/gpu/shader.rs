@@ -137,6 +137,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "embed",
     "embed_float",
     "mat_mat",
+    "mat_mat_f16",
     "mat_mat_float",
     "mat_vec",
     "mat_vec_float",
