@@ -3,7 +3,7 @@ enable wgpu_cooperative_matrix;
 // mat_mat_f16: as mat_mat, on units that multiply tiles of half-precision numbers.
 //
 // Weights become halves with their scales. An activation keeps its integer, times its scale over
-// the largest scale of its row, so that it fits a half whatever its size; the largest one multiplies
+// Weights become halves with their scales. An activation keeps its integer, times its scale over
 // the sums, which are single precision. A subgroup of LANES computes 32 x 64 products of a tile of
 // 128 x 128. What the next step needs is asked for before this one is multiplied.
 //
