@@ -190,7 +190,8 @@ fn the_other_kernels_are_valid() {
         "top" => vec!["candidates_logits", "candidates_kept"],
         _ => vec![""],
     };
-    let others = ["add_norm", "angles", "combine", "sample", "sample_peaks", "soft_cap", "top"];
+    let others =
+        ["add_norm", "angles", "combine", "halves", "sample", "sample_peaks", "soft_cap", "top"];
     for name in others {
         for candidates in choices(name) {
             let mut choices = Choices::default();

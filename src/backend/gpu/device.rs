@@ -139,7 +139,7 @@ impl Adapter {
         info.backend == wgpu::Backend::Vulkan
             && [info.subgroup_min_size, info.subgroup_max_size] == [32; 2]
             && self.adapter.features().contains(MATRIX_FEATURES)
-            && self.adapter.limits().max_compute_workgroup_storage_size >= 32 << 10
+            && self.adapter.limits().max_compute_workgroup_storage_size >= 48 << 10
             && self.adapter.cooperative_matrix_properties().iter().any(is_fit)
     }
 

@@ -125,6 +125,9 @@ fn is_prepared(plan: &Plan, at: usize) -> bool {
 pub(super) struct Work {
     pub(super) partials: wgpu::Buffer,
     line: wgpu::Buffer,
+    /// Activations as halves, and the largest scale of each row, for matrix units.
+    pub(super) halves: wgpu::Buffer,
+    pub(super) peaks: wgpu::Buffer,
     pub(super) split_cells: usize,
 }
 
@@ -138,7 +141,7 @@ impl Work {
         let partial = plan.ops.iter().map(heads).max().unwrap_or(0);
         let split_cells =
             capacity.context.div_ceil(SPLITS_MAX).next_multiple_of(SPLIT_CELLS).max(SPLIT_CELLS);
-        let lines = capacity.rows * width.unwrap_or(0);
+        let lines = capacity.rows.max(capacity.logit_rows) * width.unwrap_or(0);
         let needs_line = plan.ops.iter().any(|op| match op {
             Op::Prepare { transform, out, .. } => !line_fits(
                 device,
@@ -150,6 +153,8 @@ impl Work {
         Work {
             partials: buffer(device, "partials", 4 * FEW * SPLITS_MAX * partial),
             line: buffer(device, "line", if needs_line { 4 * lines } else { 0 }),
+            halves: buffer(device, "halves", if device.mask.matrix { 2 * lines } else { 0 }),
+            peaks: buffer(device, "peaks", 4 * capacity.rows.max(capacity.logit_rows)),
             split_cells,
         }
     }

@@ -10,6 +10,10 @@ use crate::plan::{Extent, Format, Part, Slot};
 /// Rows and columns of a tile of `mat_mat`, and of `mat_mat_float`.
 const TILE: (usize, usize) = (128, 64);
 const F16_TILE: (usize, usize) = (128, 128);
+
+/// Values of a row that `mat_mat_f16` takes at a time.
+const F16_STEP: usize = 64;
+
 const FLOAT_TILE: (usize, usize) = (64, 64);
 
 /// Rows of weights that a team takes at once where there are several columns.
@@ -24,7 +28,7 @@ const SECTION_BINDINGS: usize = 4;
 /// Bytes of workgroup memory that kernels use beside tables.
 const OWN_WORKGROUP_BYTES: usize = 1024;
 const TILE_WORKGROUP_BYTES: usize = 13 << 10;
-const F16_WORKGROUP_BYTES: usize = 29 << 10;
+const F16_WORKGROUP_BYTES: usize = 44 << 10;
 
 pub(super) fn steps(core: &Core, input: Slot, parts: &[Part], form: Form) -> Vec<Step> {
     steps_with(core, input, parts, form, None)
@@ -41,14 +45,41 @@ pub(super) fn steps_with(
     let sections = core.weights.matrix(&weights::key(parts));
     let bindings = core.device.limits.max_storage_buffers_per_shader_stage as usize;
     let most = (bindings.saturating_sub(OWN_BINDINGS) / SECTION_BINDINGS).max(1);
+    let has_halves = form == Form::Many && has_halves(core, input);
     let step = |sections: &[Section]| match form {
         Form::Few { columns, .. } => {
-            let variant = wish.unwrap_or_else(|| variant(core, sections));
+            // What is measured is one column; several keep more sums than large workgroups have
+            // registers for.
+            let known = || if columns == 1 { variant(core, sections) } else { Variant::DEFAULT };
+            let variant = wish.unwrap_or_else(known);
             vec_step(core, input, parts, sections, columns, variant)
         }
-        Form::Many | Form::Nothing => mat_step(core, input, parts, sections),
+        Form::Many | Form::Nothing => mat_step(core, input, parts, sections, has_halves),
     };
-    sections.chunks(most).map(step).collect()
+    let halves = has_halves.then(|| halves_step(core, input));
+    halves.into_iter().chain(sections.chunks(most).map(step)).collect()
+}
+
+/// Whether matrices of this input run on units for half-precision tiles.
+fn has_halves(core: &Core, input: Slot) -> bool {
+    let info = &core.plan.slots[input.0];
+    let is_int8 = matches!(info.format, Format::Int8 { .. });
+    core.device.mask.matrix && is_int8 && info.width.is_multiple_of(F16_STEP)
+}
+
+/// Int8 activations to halves.
+fn halves_step(core: &Core, input: Slot) -> Step {
+    let (from, info) = (&core.places[input.0], &core.plan.slots[input.0]);
+    let Format::Int8 { group } = info.format else { unreachable!("floats have no halves") };
+    let choices = Choices::default().set("COLS", info.width).set("ACTIVATION_GROUP", group);
+    let buffers = vec![
+        named("input", &from.buffer),
+        named("input_scales", from.scales.as_ref().expect("int8 slots have scales")),
+        named("to", &core.work.halves),
+        named("peaks", &core.work.peaks),
+    ];
+    let grid = [Count::Fixed(1), rows_of(core, input, 1), Count::Fixed(1)];
+    Step::new(Recipe::new("halves", choices), buffers, grid)
 }
 
 /// What a matrix is tuned under.
@@ -63,7 +94,9 @@ pub(super) fn tuning_key(core: &Core, sections: &[Section]) -> String {
 
 fn variant(core: &Core, sections: &[Section]) -> Variant {
     let known = core.tuning.0.get(&tuning_key(core, sections));
-    known.copied().unwrap_or(Variant::DEFAULT)
+    let threads_max = core.device.limits.max_compute_invocations_per_workgroup as usize;
+    let fits = |variant: &&Variant| variant.threads <= threads_max;
+    known.filter(fits).copied().unwrap_or(Variant::DEFAULT)
 }
 
 /// The buffers of sections, by the names that they have in the shader.
@@ -172,11 +205,21 @@ pub(super) fn vec_step(
 }
 
 /// Many rows of activations: tiles.
-fn mat_step(core: &Core, input: Slot, parts: &[Part], sections: &[Section]) -> Step {
+fn mat_step(
+    core: &Core,
+    input: Slot,
+    parts: &[Part],
+    sections: &[Section],
+    has_halves: bool,
+) -> Step {
     let (choices, mut buffers, is_float) = common(core, input, parts);
+    if has_halves {
+        buffers.push(named("activations", &core.work.halves));
+        buffers.push(named("peaks", &core.work.peaks));
+    }
     let (kernel, tile, own_bytes) = match is_float {
         true => ("mat_mat_float", FLOAT_TILE, 0),
-        false if core.device.mask.matrix => ("mat_mat_f16", F16_TILE, F16_WORKGROUP_BYTES),
+        false if has_halves => ("mat_mat_f16", F16_TILE, F16_WORKGROUP_BYTES),
         false => ("mat_mat", TILE, TILE_WORKGROUP_BYTES),
     };
     let copies = copies(core, sections, 4, own_bytes);

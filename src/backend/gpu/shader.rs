@@ -136,6 +136,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "combine",
     "embed",
     "embed_float",
+    "halves",
     "mat_mat",
     "mat_mat_f16",
     "mat_mat_float",

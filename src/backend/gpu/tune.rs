@@ -34,7 +34,7 @@ impl Variant {
     /// Whether a file may have held it.
     pub(super) fn is_sane(&self) -> bool {
         let within = |value: usize, max: usize| value.is_power_of_two() && value <= max;
-        within(self.threads, 256)
+        within(self.threads, 1024)
             && self.threads >= 64
             && within(self.rows, 8)
             && within(self.rounds, 64)
@@ -47,12 +47,27 @@ impl Variant {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning(pub BTreeMap<String, Variant>);
 
-/// What is tried for each kind of matrix: how much a workgroup takes at once, then what it keeps of
-/// a table. Large tables free of conflicts pay where a workgroup has many rows to use them for.
-const SHAPES: [(usize, usize, usize); 6] =
-    [(64, 1, 1), (64, 2, 1), (128, 2, 1), (128, 4, 1), (128, 4, 2), (256, 2, 1)];
-const COPIES: [usize; 2] = [1, 8];
-const DEPTHS: [usize; 3] = [1, 2, 4];
+/// What is tried for each kind of matrix: threads of a workgroup, rows of weights at once, copies of
+/// a table. Random codes of 32 lanes meet in the same bank of a table three times, of sixteen copies
+/// twice, of 32 never; but filling those takes a workgroup that is large enough to use them.
+const SHAPES: [(usize, usize, usize); 15] = [
+    (64, 1, 1),
+    (64, 2, 1),
+    (128, 2, 1),
+    (128, 4, 1),
+    (256, 2, 1),
+    (256, 4, 8),
+    (512, 1, 16),
+    (512, 2, 16),
+    (512, 4, 16),
+    (512, 1, 32),
+    (512, 2, 32),
+    (512, 4, 32),
+    (1024, 1, 32),
+    (1024, 2, 32),
+    (1024, 4, 32),
+];
+const DEPTHS: [usize; 2] = [1, 2];
 
 /// Matrices of a kind that one measurement runs through, so that none waits in a cache for its
 /// turn, and measurements of which the best counts.
@@ -96,12 +111,15 @@ pub(super) fn tune(
 }
 
 fn best(gpu: &mut Gpu, ops: &[usize]) -> Result<Variant> {
-    let copies = if gpu.core.has_table(ops[0]) { &COPIES[..] } else { &COPIES[..1] };
+    let has_table = gpu.core.has_table(ops[0]);
+    let threads_max = gpu.core.device.limits.max_compute_invocations_per_workgroup as usize;
     let mut variants = Vec::new();
-    for (threads, rows, rounds) in SHAPES {
-        for &copies in copies {
-            variants.extend(DEPTHS.map(|depth| Variant { threads, rows, rounds, copies, depth }));
-        }
+    for (threads, rows, copies) in SHAPES {
+        let copies = if has_table { copies } else { 1 };
+        let of = |depth| Variant { threads, rows, rounds: 1, copies, depth };
+        let is_new = |variant: &Variant| !variants.contains(variant) && threads <= threads_max;
+        let new: Vec<Variant> = DEPTHS.map(of).into_iter().filter(is_new).collect();
+        variants.extend(new);
     }
     // Side by side, since compiling takes longer than measuring.
     let plan = gpu.core.plan.clone();
