@@ -1,16 +1,19 @@
 //! The GPU backend against the reference, op by op, on whatever adapter the machine has; without
 //! one, only `shaders.rs` looks at it.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gridmill::backend::gpu::device::{Device, Mask, adapters};
 use gridmill::backend::gpu::{Gpu, Options};
 use gridmill::backend::reference::Reference;
 use gridmill::backend::{Backend, Capacity, KvFormat, Values};
+use gridmill::file::Source;
 use gridmill::plan::{
     Batch, Extent, Format, Input, Op, Part, Plan, Slot, SlotInfo, Transform, Weight,
 };
 use gridmill::run::verify::verify;
+use gridmill::run::{self, Session};
 use gridmill::types::{Basis, Kernel, TYPES, Tensor, TensorType, by_name};
 
 use crate::cpu;
@@ -284,6 +287,44 @@ fn the_likeliest_tokens_are_found() {
     expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     assert_eq!(gpu.top(64).unwrap(), expected[..64]);
     assert_eq!(gpu.top(1).unwrap(), expected[..1]);
+}
+
+/// The device feeds its own choices back; the text is the reference's, up to the last cell, and
+/// whoever listens may stop it and go on.
+#[test]
+fn a_chain_of_tokens_is_the_reference_s() {
+    if device(Mask::NONE).is_none() {
+        return;
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/models/llama.gguf");
+    let source = Source::open(path).unwrap();
+    let chain = |device, stop: usize| {
+        let context = Some(24);
+        let options = run::Options { device, context, kv: KvFormat::F32, ..Default::default() };
+        let mut session = Session::open(&source, &options).unwrap();
+        session.read(0, &[1, 5, 9]).unwrap();
+        let mut tokens = Vec::new();
+        for stop in [stop, usize::MAX] {
+            let steps = session.context() - session.len(0) + 1;
+            session
+                .greedy(0, steps, &mut |token| {
+                    tokens.push(token);
+                    let is_over = tokens.len() >= stop;
+                    if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                })
+                .unwrap();
+            if session.len(0) < session.context() {
+                let last = *tokens.last().unwrap();
+                session.read(0, &[last]).unwrap();
+            }
+        }
+        assert_eq!(session.len(0), session.context());
+        tokens
+    };
+    for stop in [1, 2, 7] {
+        let expected = chain(run::Device::Reference, stop);
+        assert_eq!(chain(run::Device::Gpu(0), stop), expected, "stopped after {stop}");
+    }
 }
 
 #[test]

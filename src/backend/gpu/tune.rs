@@ -72,7 +72,7 @@ const DEPTHS: [usize; 2] = [1, 2];
 /// Matrices of a kind that one measurement runs through, so that none waits in a cache for its
 /// turn, and measurements of which the best counts.
 const RUNS: usize = 32;
-const MEASUREMENTS: usize = 2;
+const MEASUREMENTS: usize = 8;
 
 /// The kinds of matrix that have not been measured on this device, with the ops that have them.
 fn open(gpu: &Gpu, again: bool) -> Vec<(Vec<usize>, String)> {
