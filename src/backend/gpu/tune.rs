@@ -50,12 +50,18 @@ pub struct Tuning(pub BTreeMap<String, Variant>);
 /// What is tried for each kind of matrix: threads of a workgroup, rows of weights at once, copies of
 /// a table. Random codes of 32 lanes meet in the same bank of a table three times, of sixteen copies
 /// twice, of 32 never; but filling those takes a workgroup that is large enough to use them.
-const SHAPES: [(usize, usize, usize); 15] = [
+const SHAPES: [(usize, usize, usize); 21] = [
     (64, 1, 1),
     (64, 2, 1),
+    (128, 1, 1),
     (128, 2, 1),
     (128, 4, 1),
+    (128, 2, 8),
+    (128, 4, 8),
     (256, 2, 1),
+    (256, 2, 8),
+    (256, 2, 32),
+    (256, 4, 32),
     (256, 4, 8),
     (512, 1, 16),
     (512, 2, 16),
