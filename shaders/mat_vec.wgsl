@@ -19,7 +19,6 @@ const COLS = 576u; // values of a row
 const COLUMNS = 1u; // rows of activations at once
 const ROWS = 2u; // rows of weights at once, per team
 const BLOCK_ROWS = 32u; // rows of weights per workgroup
-const DEPTH = 2u; // chunks that a lane has under way
 const ACTIVATION_GROUP = 32u; // values that share an activation's scale
 const OUT_STRIDE = 576u;
 
@@ -56,44 +55,6 @@ fn product(run: Run, x: vec4<u32>, y: vec4<u32>, scale: vec2<f32>) -> f32 {
     return value;
 }
 
-fn load_chunk(row: u32, chunk: u32) -> array<Raw, ROWS> {
-    var raw: array<Raw, ROWS>;
-    // unroll
-    for (var r = 0u; r < ROWS; r += 1u) {
-        raw[r] = load_raw(min(row + r, HEIGHT - 1u), chunk);
-    }
-    return raw;
-}
-
-// Adds the products of one chunk of each row.
-fn add_chunk(
-    chunk: u32,
-    raw: array<Raw, ROWS>,
-    columns: u32,
-    sums: ptr<function, array<f32, ROWS * COLUMNS>>,
-) {
-    // unroll
-    for (var part = 0u; part < CHUNK / 32u; part += 1u) {
-        let at = chunk * CHUNK + part * 32u;
-        var runs: array<Run, ROWS>;
-        // unroll
-        for (var r = 0u; r < ROWS; r += 1u) {
-            runs[r] = run_of(raw[r], part);
-        }
-        // unroll
-        for (var c = 0u; c < COLUMNS; c += 1u) {
-            let column = min(c, columns - 1u);
-            let x = input[(column * COLS + at) / 16u];
-            let y = input[(column * COLS + at) / 16u + 1u];
-            let scale = scales_of(column, at);
-            // unroll
-            for (var r = 0u; r < ROWS; r += 1u) {
-                (*sums)[r * COLUMNS + c] += product(runs[r], x, y, scale);
-            }
-        }
-    }
-}
-
 fn multiply(block: u32, id: Invocation) {
     fill_table(id.thread, THREADS);
     workgroupBarrier();
@@ -105,21 +66,32 @@ fn multiply(block: u32, id: Invocation) {
         for (var i = 0u; i < ROWS * COLUMNS; i += 1u) {
             sums[i] = 0.0;
         }
-        // DEPTH chunks are asked for before the first is used.
-        var chunk = lane(id);
-        for (; chunk + (DEPTH - 1u) * lanes(id) < COLS / CHUNK; chunk += DEPTH * lanes(id)) {
-            var raws: array<array<Raw, ROWS>, DEPTH>;
+        for (var chunk = lane(id); chunk < COLS / CHUNK; chunk += lanes(id)) {
+            var raw: array<Raw, ROWS>;
             // unroll
-            for (var d = 0u; d < DEPTH; d += 1u) {
-                raws[d] = load_chunk(row, chunk + d * lanes(id));
+            for (var r = 0u; r < ROWS; r += 1u) {
+                raw[r] = load_raw(min(row + r, HEIGHT - 1u), chunk);
             }
             // unroll
-            for (var d = 0u; d < DEPTH; d += 1u) {
-                add_chunk(chunk + d * lanes(id), raws[d], columns, &sums);
+            for (var part = 0u; part < CHUNK / 32u; part += 1u) {
+                let at = chunk * CHUNK + part * 32u;
+                var runs: array<Run, ROWS>;
+                // unroll
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    runs[r] = run_of(raw[r], part);
+                }
+                // unroll
+                for (var c = 0u; c < COLUMNS; c += 1u) {
+                    let column = min(c, columns - 1u);
+                    let x = input[(column * COLS + at) / 16u];
+                    let y = input[(column * COLS + at) / 16u + 1u];
+                    let scale = scales_of(column, at);
+                    // unroll
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        sums[r * COLUMNS + c] += product(runs[r], x, y, scale);
+                    }
+                }
             }
-        }
-        for (; chunk < COLS / CHUNK; chunk += lanes(id)) {
-            add_chunk(chunk, load_chunk(row, chunk), columns, &sums);
         }
         // unroll
         for (var r = 0u; r < ROWS; r += 1u) {

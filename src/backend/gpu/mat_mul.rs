@@ -188,7 +188,6 @@ pub(super) fn vec_step(
         .import("reduce", shared(reduce))
         .set("THREADS", variant.threads)
         .set("LANES", lanes)
-        .set("DEPTH", if columns == 1 { variant.depth } else { 1 })
         .set("COLUMNS", columns)
         .set("ROWS", rows)
         .set("BLOCK_ROWS", block_rows);

@@ -23,13 +23,11 @@ pub struct Variant {
     pub rounds: usize,
     /// Copies of a grid's table in workgroup memory.
     pub copies: usize,
-    /// Pieces of its rows that a thread has under way.
-    pub depth: usize,
 }
 
 impl Variant {
     /// What does well on most devices.
-    pub const DEFAULT: Variant = Variant { threads: 128, rows: 2, rounds: 1, copies: 1, depth: 2 };
+    pub const DEFAULT: Variant = Variant { threads: 128, rows: 2, rounds: 1, copies: 1 };
 
     /// Whether a file may have held it.
     pub(super) fn is_sane(&self) -> bool {
@@ -39,7 +37,6 @@ impl Variant {
             && within(self.rows, 8)
             && within(self.rounds, 64)
             && within(self.copies, 32)
-            && within(self.depth, 8)
     }
 }
 
@@ -73,8 +70,6 @@ const SHAPES: [(usize, usize, usize); 21] = [
     (1024, 2, 32),
     (1024, 4, 32),
 ];
-const DEPTHS: [usize; 2] = [1, 2];
-
 /// Matrices of a kind that one measurement runs through, so that none waits in a cache for its
 /// turn, and measurements of which the best counts.
 const RUNS: usize = 32;
@@ -122,10 +117,10 @@ fn best(gpu: &mut Gpu, ops: &[usize]) -> Result<Variant> {
     let mut variants = Vec::new();
     for (threads, rows, copies) in SHAPES {
         let copies = if has_table { copies } else { 1 };
-        let of = |depth| Variant { threads, rows, rounds: 1, copies, depth };
-        let is_new = |variant: &Variant| !variants.contains(variant) && threads <= threads_max;
-        let new: Vec<Variant> = DEPTHS.map(of).into_iter().filter(is_new).collect();
-        variants.extend(new);
+        let variant = Variant { threads, rows, rounds: 1, copies };
+        if !variants.contains(&variant) && threads <= threads_max {
+            variants.push(variant);
+        }
     }
     // Side by side, since compiling takes longer than measuring.
     let plan = gpu.core.plan.clone();
