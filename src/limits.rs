@@ -65,3 +65,7 @@ pub const REPEAT_LAST_MAX: usize = 1 << 20;
 
 /// Bytes of a file with measurements of a GPU. One kind of matrix takes about 150.
 pub const TUNING_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a file with what a GPU's driver compiled. A model has some twenty shaders of a hundred
+/// kilobytes at most.
+pub const COMPILED_BYTES_MAX: u64 = 1 << 28;

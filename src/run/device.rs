@@ -256,9 +256,11 @@ fn split(
     }
     let (tuning, mut notes) = Tuning::open(options.cache.as_deref(), adapter);
     let settings = gpu::Options { tuning: tuning.known.clone() };
-    let device = Arc::new(adapter.open(options.mask)?);
-    let gpu = gpu::Gpu::new(device, plan.clone(), capacity, cut..all, settings)
+    let compiled = tuning.compiled();
+    let device = Arc::new(adapter.open(options.mask, &compiled)?);
+    let gpu = gpu::Gpu::new(device.clone(), plan.clone(), capacity, cut..all, settings)
         .map_err(|error| room.with_advice(error, cut))?;
+    tuning.keep_compiled(&device.compiled(), &compiled);
     let (name, layers) = (&adapter.info.name, room.layers_before(cut));
     let cpu = |ops| Cpu::with_ops(plan.clone(), capacity, options.threads, options.level, ops);
     let (backend, device): (Box<dyn Backend>, String) = match cut {

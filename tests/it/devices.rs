@@ -117,6 +117,7 @@ fn gpu() -> Option<&'static str> {
 #[cfg(feature = "gpu")]
 mod with_gpu {
     use std::fs;
+    use std::path::Path;
     use std::sync::Arc;
 
     use gridmill::backend::gpu::needed_bytes;
@@ -249,7 +250,17 @@ mod with_gpu {
         };
         assert_eq!(kinds(&again), kinds(&kept));
         let files = fs::read_dir(folder.join("gridmill").join("tuning")).unwrap();
-        assert_eq!(files.count(), 1, "no file is left beside it");
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let is_whole = |name: &String| name.ends_with(".json") || name.ends_with(".pipelines");
+        let left: Vec<String> = names.filter(|name| !is_whole(name)).collect();
+        assert!(left.is_empty(), "{left:?} are left beside it");
+
+        // What a driver compiled is not believed where its checksum is wrong.
+        let compiled = Path::new(path).with_extension("pipelines");
+        if compiled.exists() {
+            fs::write(&compiled, b"nonsense that is longer than a checksum has bytes").unwrap();
+            run(&[&["bench", text(&model)], &SHORT[..]].concat());
+        }
     }
 
     #[test]

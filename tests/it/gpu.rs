@@ -26,7 +26,7 @@ pub(crate) fn device(mask: Mask) -> Option<Arc<Device>> {
         eprintln!("no GPU and no software adapter: skipped");
         return None;
     };
-    Some(Arc::new(adapter.open(mask).expect("an adapter that opens")))
+    Some(Arc::new(adapter.open(mask, &[]).expect("an adapter that opens")))
 }
 
 const MASKS: [(&str, Mask); 3] = [

@@ -43,6 +43,8 @@ pub struct Device {
     pub(super) limits: wgpu::Limits,
     pub(super) mask: Mask,
     pub(super) timestamps: bool,
+    /// Whether weights are written straight into the memory that shaders read: the CPU's own.
+    pub(super) is_unified: bool,
     cache: Option<wgpu::PipelineCache>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -127,6 +129,17 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SUBGROUP)
     }
 
+    /// The feature that saves a copy of the weights, where the device's memory is the CPU's. A card
+    /// of its own would read them over the bus, so it is not asked.
+    fn mappable(&self) -> wgpu::Features {
+        match self.info.device_type {
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Cpu => {
+                wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+            }
+            _ => wgpu::Features::empty(),
+        }
+    }
+
     /// Whether subgroups of 32 multiply 16 x 16 halves into single precision. Vulkan alone: Metal's
     /// loads want other pointers.
     pub fn has_matrix_units(&self) -> bool {
@@ -143,16 +156,18 @@ impl Adapter {
             && self.adapter.cooperative_matrix_properties().iter().any(is_fit)
     }
 
-    /// Opens it.
+    /// Opens it; `compiled` is what [`Device::compiled`] gave on this adapter and driver before, or
+    /// nothing.
     ///
     /// # Errors
     /// If the driver refuses.
-    pub fn open(&self, mask: Mask) -> Result<Device> {
+    pub fn open(&self, mask: Mask, compiled: &[u8]) -> Result<Device> {
         let has = self.adapter.features();
         let wants = wgpu::Features::SUBGROUP
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
-            | wgpu::Features::PIPELINE_CACHE;
+            | wgpu::Features::PIPELINE_CACHE
+            | self.mappable();
         let mut features = has & wants;
         let matrix = mask.matrix && mask.subgroups && self.has_matrix_units();
         if matrix {
@@ -199,8 +214,8 @@ impl Adapter {
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             cache: features
                 .contains(wgpu::Features::PIPELINE_CACHE)
-                .then_some(())
-                .map(|()| empty_cache(&device)),
+                .then(|| cache(&device, compiled)),
+            is_unified: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
             info: self.info.clone(),
             limits,
             device,
@@ -210,10 +225,15 @@ impl Adapter {
     }
 }
 
-fn empty_cache(device: &wgpu::Device) -> wgpu::PipelineCache {
-    let descriptor =
-        wgpu::PipelineCacheDescriptor { label: Some("gridmill"), data: None, fallback: true };
-    // SAFETY: there is no data that could be wrong.
+fn cache(device: &wgpu::Device, compiled: &[u8]) -> wgpu::PipelineCache {
+    let descriptor = wgpu::PipelineCacheDescriptor {
+        label: Some("gridmill"),
+        data: Some(compiled).filter(|bytes| !bytes.is_empty()),
+        fallback: true,
+    };
+    // SAFETY: the data is what a cache of this adapter and driver gave, or none: the caller keeps
+    // it under the identity of both and with a checksum, and wgpu compares its header with the
+    // device.
     unsafe { device.create_pipeline_cache(&descriptor) }
 }
 
@@ -232,6 +252,12 @@ impl Device {
                     .with_hint("--device cpu runs the model without it"))
             }
         }
+    }
+
+    /// What the driver made of the shaders, so that the next start need not; nothing where the
+    /// backend keeps it itself.
+    pub fn compiled(&self) -> Vec<u8> {
+        self.cache.as_ref().and_then(wgpu::PipelineCache::get_data).unwrap_or_default()
     }
 
     /// Waits until everything that was submitted is done.

@@ -37,6 +37,19 @@ pub(super) fn buffer(device: &Device, label: &str, bytes: usize) -> wgpu::Buffer
     })
 }
 
+/// A buffer for weights: mapped and zero where the CPU writes them in place (see `upload.rs`).
+pub(super) fn weight_buffer(device: &Device, label: &str, bytes: usize) -> wgpu::Buffer {
+    if !device.is_unified {
+        return buffer(device, label, bytes);
+    }
+    device.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: bytes.max(16).next_multiple_of(16) as u64,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::MAP_WRITE,
+        mapped_at_creation: true,
+    })
+}
+
 /// Rows of a slot at most.
 fn rows(extent: Extent, capacity: Capacity) -> usize {
     match extent {

@@ -44,9 +44,9 @@ impl Variant {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning(pub BTreeMap<String, Variant>);
 
-/// What is tried for each kind of matrix: threads of a workgroup, rows of weights at once, copies of
-/// a table. Random codes of 32 lanes meet in the same bank of a table three times, of sixteen copies
-/// twice, of 32 never; but filling those takes a workgroup that is large enough to use them.
+/// What is tried for each kind of matrix: threads of a workgroup, rows of weights at once, copies
+/// of a table. Random codes of 32 lanes meet in the same bank of a table three times, of sixteen
+/// copies twice, of 32 never; but filling those takes a workgroup large enough to use them.
 const SHAPES: [(usize, usize, usize); 21] = [
     (64, 1, 1),
     (64, 2, 1),

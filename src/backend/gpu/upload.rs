@@ -1,9 +1,11 @@
-//! Bytes to the device through a small ring of staging buffers, straight from the memory map.
+//! Bytes to the device, straight from the memory map: through a small ring of staging buffers, or,
+//! where the device's memory is the CPU's, into the buffer itself.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes of a staging buffer, and how many there are.
 const PIECE: usize = 32 << 20;
@@ -18,8 +20,8 @@ pub(super) struct Uploader<'a> {
     made: usize,
     ready: Receiver<wgpu::Buffer>,
     done: Sender<wgpu::Buffer>,
-    /// Buffers that a submission reads.
-    in_flight: usize,
+    /// Buffers that are written in place, and still mapped.
+    mapped: HashSet<wgpu::Buffer>,
 }
 
 impl<'a> Uploader<'a> {
@@ -27,7 +29,7 @@ impl<'a> Uploader<'a> {
         let (done, ready) = channel();
         let current = staging(device);
         let encoder = device.device.create_command_encoder(&Default::default());
-        Uploader { device, encoder, current, used: 0, made: 1, ready, done, in_flight: 0 }
+        Uploader { device, encoder, current, used: 0, made: 1, ready, done, mapped: HashSet::new() }
     }
 
     /// Copies `bytes` to `to` at `offset`, a multiple of four; up to three zeros may follow them.
@@ -40,6 +42,9 @@ impl<'a> Uploader<'a> {
         to: &wgpu::Buffer,
         mut offset: usize,
     ) -> Result<()> {
+        if self.device.is_unified {
+            return self.copy_in_place(bytes, to, offset);
+        }
         while !bytes.is_empty() {
             if self.used == PIECE {
                 self.flush()?;
@@ -51,7 +56,7 @@ impl<'a> Uploader<'a> {
             let mut view = self
                 .current
                 .get_mapped_range_mut(range)
-                .map_err(|error| crate::Error::new(error.to_string()).at("staging buffer"))?;
+                .map_err(|error| Error::new(error.to_string()).at("staging buffer"))?;
             touch(now);
             view.slice(..count).copy_from_slice(now);
             view.slice(count..).copy_from_slice(&[0; 4][..padded - count]);
@@ -65,11 +70,25 @@ impl<'a> Uploader<'a> {
         Ok(())
     }
 
+    fn copy_in_place(&mut self, bytes: &[u8], to: &wgpu::Buffer, offset: usize) -> Result<()> {
+        const ALIGNMENT: usize = wgpu::MAP_ALIGNMENT as usize;
+        self.mapped.insert(to.clone());
+        // A mapped range begins at a multiple of eight and has whole words.
+        let lead = offset % ALIGNMENT;
+        let range = (offset - lead) as u64..(offset + bytes.len()).next_multiple_of(4) as u64;
+        let view = to.get_mapped_range_mut(range);
+        let mut view = view.map_err(|error| Error::new(error.to_string()).at("weights"))?;
+        touch(bytes);
+        view.slice(lead..lead + bytes.len()).copy_from_slice(bytes);
+        Ok(())
+    }
+
     /// Sends what is left and waits for it.
     ///
     /// # Errors
     /// If the device is lost.
     pub(super) fn finish(mut self) -> Result<()> {
+        self.mapped.iter().for_each(wgpu::Buffer::unmap);
         self.submit();
         self.device.wait()
     }
@@ -79,7 +98,6 @@ impl<'a> Uploader<'a> {
         let next = self.device.device.create_command_encoder(&Default::default());
         let encoder = std::mem::replace(&mut self.encoder, next);
         self.device.queue.submit([encoder.finish()]);
-        self.in_flight += 1;
     }
 
     fn flush(&mut self) -> Result<()> {

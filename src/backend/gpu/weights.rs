@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use super::device::Device;
-use super::memory::{Place, buffer};
+use super::memory::{Place, weight_buffer};
 use super::shader::{Choices, shared};
 use super::upload::Uploader;
 use crate::bail;
@@ -116,7 +116,7 @@ impl Weights {
     ) -> Result<()> {
         if let Entry::Vacant(entry) = self.made.entry(name) {
             let bytes = bytes();
-            let to = buffer(device, entry.key(), bytes.len());
+            let to = weight_buffer(device, entry.key(), bytes.len());
             up.copy(&bytes, &to, 0)?;
             entry.insert(to);
         }
@@ -171,7 +171,7 @@ impl Weights {
                 section.first = first + start;
                 if !bias.is_empty() {
                     // Sections of a split matrix have their own piece, so that rows count from 0.
-                    let piece = buffer(device, "bias", 4 * count);
+                    let piece = weight_buffer(device, "bias", 4 * count);
                     up.copy(bytemuck::cast_slice(&bias[start..start + count]), &piece, 0)?;
                     section.buffers.push(("bias", piece));
                     section.has_bias = true;
@@ -197,7 +197,7 @@ impl Weights {
     ) -> Result<()> {
         if let Entry::Vacant(entry) = self.vectors.entry(weight) {
             let values = floats(&plan.weights[weight.0]);
-            let to = buffer(device, &plan.weights[weight.0].name, 4 * values.len());
+            let to = weight_buffer(device, &plan.weights[weight.0].name, 4 * values.len());
             up.copy(bytemuck::cast_slice(&values), &to, 0)?;
             entry.insert(to);
         }
@@ -217,7 +217,7 @@ impl Weights {
     ) -> Result<()> {
         if let Entry::Vacant(entry) = self.signs.entry(transform.signs) {
             let signs = &plan.weights[transform.signs.0].signs;
-            let to = buffer(device, "signs", signs.len());
+            let to = weight_buffer(device, "signs", signs.len());
             up.copy(signs, &to, 0)?;
             entry.insert(to);
         }
@@ -256,7 +256,7 @@ impl Weights {
         let planes: [(&'static str, usize); 2] =
             [("codes", tensors[0].row_bytes()), ("norms", crate::types::norm_bytes(cols, group))];
         for (name, row_bytes) in planes.into_iter().filter(|(_, bytes)| *bytes > 0) {
-            let to = buffer(device, &tensors[0].name, count * row_bytes + PADDING);
+            let to = weight_buffer(device, &tensors[0].name, count * row_bytes + PADDING);
             let bytes = if name == "codes" { codes_of } else { norms_of };
             copy_rows(up, tensors, start, count, row_bytes, bytes, &to)?;
             buffers.push((name, to));
@@ -266,7 +266,7 @@ impl Weights {
             let to = match self.tables.get(&bytes) {
                 Some(to) => to.clone(),
                 None => {
-                    let to = buffer(device, "table", bytes.len());
+                    let to = weight_buffer(device, "table", bytes.len());
                     up.copy(&bytes, &to, 0)?;
                     self.tables.insert(bytes, to.clone());
                     to
@@ -381,9 +381,13 @@ fn transcode(
 ) -> Result<Vec<(&'static str, wgpu::Buffer)>> {
     let cols = tensors[0].cols;
     let subs = cols / SUB;
-    let codes = buffer(device, &tensors[0].name, count * cols + PADDING);
-    let scales = buffer(device, "scales", 4 * count * subs + PADDING);
-    let lows = buffer(device, "lows", 4 * if mins { count * subs } else { 0 } + PADDING);
+    let codes = weight_buffer(device, &tensors[0].name, count * cols + PADDING);
+    let scales = weight_buffer(device, "scales", 4 * count * subs + PADDING);
+    let lows = weight_buffer(device, "lows", 4 * if mins { count * subs } else { 0 } + PADDING);
+    if !mins {
+        // A shader has the binding all the same, and every buffer is written once.
+        up.copy(&[0; 16], &lows, 0)?;
+    }
     let mut first = 0;
     for tensor in tensors {
         let end = (start + count).min(first + tensor.rows);
