@@ -334,7 +334,7 @@ fn weights(plan: &mut Plan, shape: Shape) -> Weights {
 }
 
 /// One layer with everything in it; weights at random.
-fn plan(shape: Shape) -> Plan {
+pub(crate) fn plan(shape: Shape) -> Plan {
     let mut plan = Plan {
         slots: Vec::new(),
         weights: Vec::new(),

@@ -257,6 +257,18 @@ fn plans_match_the_reference_op_by_op() {
     }
 }
 
+#[test]
+fn odd_heads_are_refused() {
+    let Some(device) = device(Mask::NONE) else { return };
+    let shape = cpu::shapes().into_iter().find(|shape| shape.head_len == 12).unwrap();
+    let plan = Arc::new(cpu::plan(shape));
+    let kv = KvFormat::F16;
+    let capacity = Capacity { rows: 1, logit_rows: 1, sequences: 1, context: 8, kv };
+    let ops = 0..plan.ops.len();
+    let error = Gpu::new(device, plan, capacity, ops, Options::default()).err().unwrap();
+    assert_eq!(error.to_string(), "expected heads of a multiple of 8 values, found 12");
+}
+
 /// The likeliest tokens, by the device, are those of the logits; equal ones by the smaller id.
 #[test]
 fn the_likeliest_tokens_are_found() {

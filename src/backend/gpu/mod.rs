@@ -126,6 +126,11 @@ impl Gpu {
         ops: Range<usize>,
         options: Options,
     ) -> Result<Gpu> {
+        if let Some(info) = plan.caches.iter().find(|info| !info.head_len.is_multiple_of(8)) {
+            let message =
+                format!("expected heads of a multiple of 8 values, found {}", info.head_len);
+            return Err(Error::new(message).with_hint("--device cpu runs the model"));
+        }
         // What is larger than any buffer may be counts as too little memory, too.
         let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
             .map(|filter| device.device.push_error_scope(filter));
