@@ -15,8 +15,8 @@ const MINS = false;
 const SPLIT = GROUP % 32u != 0u;
 
 @group(0) @binding(0) var<storage, read> codes: array<vec4<u32>>;
-@group(0) @binding(1) var<storage, read> norms: array<u32>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(1) var<storage, read> table: array<u32>;
+// import norms
 
 var<workgroup> points: array<u32, POINTS * COPIES>;
 var<private> copy: u32;
@@ -48,16 +48,6 @@ fn run_of(raw: Raw, i: u32) -> Run {
         norm_scales(raw.norms, raw.shifts),
         vec2(0.0),
     );
-}
-
-// Which norms the first and the last 16 of 32 values have.
-fn norms_at(row: u32, col: u32) -> vec2<u32> {
-    let first = row * (COLS / GROUP);
-    return vec2(first) + vec2(col, select(col, col + 16u, SPLIT)) / GROUP;
-}
-
-fn norm_scales(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
-    return vec2(unpack2x16float(words.x >> shifts.x).x, unpack2x16float(words.y >> shifts.y).x);
 }
 
 // The values of the low halves of four bytes, and of the high halves.

@@ -15,8 +15,9 @@ const MINS = false;
 const SPLIT = GROUP % 32u != 0u;
 
 @group(0) @binding(0) var<storage, read> codes: array<vec2<u32>>;
-@group(0) @binding(1) var<storage, read> norms: array<u32>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
+@group(0) @binding(1) var<storage, read> table: array<u32>;
+// import norms
+// import pairs
 
 var<workgroup> points: array<u32, POINTS * COPIES>;
 var<private> copy: u32;
@@ -53,37 +54,4 @@ fn run_of(raw: Raw, i: u32) -> Run {
         norm_scales(words, shifts),
         vec2(0.0),
     );
-}
-
-// Which norms the first and the last 16 of 32 values have.
-fn norms_at(row: u32, col: u32) -> vec2<u32> {
-    let first = row * (COLS / GROUP);
-    return vec2(first) + vec2(col, select(col, col + 16u, SPLIT)) / GROUP;
-}
-
-fn norm_scales(words: vec2<u32>, shifts: vec2<u32>) -> vec2<f32> {
-    return vec2(unpack2x16float(words.x >> shifts.x).x, unpack2x16float(words.y >> shifts.y).x);
-}
-
-// The values of four codes.
-fn eight(four: u32) -> vec2<u32> {
-    return vec2(
-        (point(four & 0xffu) & 0xffffu) | (point((four >> 8u) & 0xffu) & 0xffff0000u),
-        (point((four >> 16u) & 0xffu) & 0xffffu) | (point(four >> 24u) & 0xffff0000u),
-    );
-}
-
-fn point(code: u32) -> u32 {
-    return points[code * COPIES + copy];
-}
-
-fn fill_table(thread: u32, threads: u32) {
-    copy = thread % COPIES;
-    for (var i = thread; i < POINTS * COPIES; i += threads) {
-        let code = i / COPIES;
-        // A point that is never written has -128, which reads as -127.
-        let two = pack4xI8(max(unpack4xI8(table[code / 2u]), vec4(-127)));
-        let pair = (two >> (code % 2u * 16u)) & 0xffffu;
-        points[i] = pair | (pair << 16u);
-    }
 }
