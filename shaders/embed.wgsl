@@ -48,6 +48,7 @@ fn embed(
 ) {
     let t = group.y;
     let token = tokens[t];
+    begin_line(t * SEGMENT);
     // section
     if (token >= FIRST_ROW && token - FIRST_ROW < HEIGHT) {
         decode_row(t, token - FIRST_ROW, thread);

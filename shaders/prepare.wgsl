@@ -21,6 +21,7 @@ fn prepare(
     let t = group.y;
     let first = group.x * SEGMENT;
     let row = source_row(t);
+    begin_line(t * WIDTH + first);
     let factor = norm_factor(row, thread);
     for (var i = thread; i < SEGMENT; i += THREADS) {
         let c = first + i;

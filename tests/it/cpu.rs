@@ -248,6 +248,12 @@ pub(crate) struct Shape {
     group: usize,
 }
 
+impl Shape {
+    pub(crate) fn with_heads(self, heads: usize, kv_heads: usize) -> Self {
+        Self { heads, kv_heads, ..self }
+    }
+}
+
 const WIDTH: usize = 192;
 const VOCABULARY: usize = 50;
 

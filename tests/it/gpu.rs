@@ -183,7 +183,8 @@ fn transforms_match_the_reference() {
         (576, Basis::Hadamard { block: 64 }),
         (512, Basis::Hadamard { block: 512 }),
         (576, Basis::Kronecker { order: 36, block: 16 }),
-        // Longer than workgroup memory: 28 * 512.
+        // Longer than workgroup memory: in two segments, and in one of 28 * 512.
+        (32768, Basis::Hadamard { block: 16384 }),
         (14336, Basis::Kronecker { order: 28, block: 512 }),
     ];
     for (cols, basis) in bases {
@@ -253,6 +254,29 @@ fn plans_match_the_reference_op_by_op() {
                 let gpu = Gpu::new(device.clone(), plan, capacity, ops, Options::default());
                 Box::new(gpu.unwrap())
             });
+        }
+    }
+}
+
+/// Contexts in which a partial result covers 64 cells, 256, and fewer as many heads share keys.
+#[test]
+fn long_contexts_match_the_reference() {
+    let Some(device) = device(Mask::NONE) else { return };
+    let shapes = cpu::shapes();
+    let many = shapes[0].with_heads(32, 1);
+    for (shape, context) in [(shapes[0], 3000), (shapes[0], 20_000), (many, 20_000)] {
+        let plan = Arc::new(cpu::plan(shape));
+        let kv = KvFormat::F32;
+        let capacity = Capacity { rows: 8, logit_rows: 8, sequences: 1, context, kv };
+        let mut reference = Reference::new(plan.clone(), capacity);
+        let ops = 0..plan.ops.len();
+        let mut gpu = Gpu::new(device.clone(), plan, capacity, ops, Options::default()).unwrap();
+        let mut batch = Batch::default();
+        for row in 0..3 {
+            batch.push(row * 5, row * (context as u32 - 1) / 2, 0, true);
+        }
+        for difference in verify(&mut reference, &mut gpu, &batch, &mut |_| ()).unwrap() {
+            assert!(difference.is_fine(), "{shape:?}, {context} cells: {difference:?}");
         }
     }
 }

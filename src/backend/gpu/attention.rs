@@ -1,7 +1,7 @@
 //! Rope and attention to dispatches.
 
 use super::Core;
-use super::lower::{Count, Form, ONE, SPLITS_MAX, Step, named, with_out};
+use super::lower::{Count, Form, ONE, Step, named, with_out};
 use super::shader::{Choices, Recipe, shared};
 use crate::backend::KvFormat;
 use crate::plan::{Norm, Op, Pairing, Slot};
@@ -19,7 +19,7 @@ pub(super) fn with_splits(
         .set("HEADS", *heads)
         .set("HEAD_LEN", core.plan.caches[*layer].head_len)
         .set("SPLIT_CELLS", core.work.split_cells)
-        .set("SPLITS_MAX", SPLITS_MAX)
+        .set("SPLITS_MAX", core.work.splits_max)
         .set("WINDOW", window.unwrap_or(u32::MAX))
 }
 

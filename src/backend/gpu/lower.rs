@@ -18,10 +18,15 @@ use crate::types::Basis;
 /// The most rows that the kernels for few rows take.
 pub(super) const FEW: usize = 8;
 
-/// Cells that one partial result of attention covers at least, and how many results there are at
-/// most.
-const SPLIT_CELLS: usize = 64;
-pub(super) const SPLITS_MAX: usize = 64;
+/// Cells that one partial result of attention covers: more in long contexts, so that the results do
+/// not pile up, but no more than whose scores fit workgroup memory.
+const SPLIT_CELLS: [usize; 2] = [64, 256];
+
+/// Partial results of a row that are worth having: enough to fill a device.
+const SPLITS: usize = 64;
+
+/// Bytes of workgroup memory for scores.
+const SCORES_BYTES: usize = 16 << 10;
 
 /// One kernel over a grid, with its buffers.
 pub(super) struct Dispatch {
@@ -129,6 +134,7 @@ pub(super) struct Work {
     pub(super) halves: wgpu::Buffer,
     pub(super) peaks: wgpu::Buffer,
     pub(super) split_cells: usize,
+    pub(super) splits_max: usize,
 }
 
 impl Work {
@@ -139,8 +145,17 @@ impl Work {
             _ => 0,
         };
         let partial = plan.ops.iter().map(heads).max().unwrap_or(0);
-        let split_cells =
-            capacity.context.div_ceil(SPLITS_MAX).next_multiple_of(SPLIT_CELLS).max(SPLIT_CELLS);
+        let share = |op: &Op| match op {
+            Op::Attend { heads, layer, .. } => heads / plan.caches[*layer].heads.max(1),
+            _ => 1,
+        };
+        // A score takes two floats: two threads make it.
+        let share = plan.ops.iter().map(share).max().unwrap_or(1).max(1);
+        let [least, most] = SPLIT_CELLS;
+        let wish = capacity.context.div_ceil(SPLITS).next_power_of_two().clamp(least, most);
+        let fits = (SCORES_BYTES / (8 * share)).max(16);
+        let split_cells = if wish <= fits { wish } else { 1 << fits.ilog2() };
+        let splits_max = capacity.context.div_ceil(split_cells);
         let lines = capacity.rows.max(capacity.logit_rows) * width.unwrap_or(0);
         let needs_line = plan.ops.iter().any(|op| match op {
             Op::Prepare { transform, out, .. } => !line_fits(
@@ -151,11 +166,12 @@ impl Work {
             _ => false,
         });
         Work {
-            partials: buffer(device, "partials", 4 * FEW * SPLITS_MAX * partial),
+            partials: buffer(device, "partials", 4 * FEW * splits_max * partial),
             line: buffer(device, "line", if needs_line { 4 * lines } else { 0 }),
             halves: buffer(device, "halves", if device.mask.matrix { 2 * lines } else { 0 }),
             peaks: buffer(device, "peaks", 4 * capacity.rows.max(capacity.logit_rows)),
             split_cells,
+            splits_max,
         }
     }
 }
