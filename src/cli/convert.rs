@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
+use super::calibrate::CalibrationFlags;
 use super::print;
-use crate::convert::{self, Item, Line, Options, Report};
+use crate::convert::{self, Item, Line, Options, Report, Statistics};
 use crate::error::{Error, Result};
 use crate::file::Source;
 use crate::file::planes::transform_by_text;
@@ -37,6 +38,8 @@ pub(super) struct Args {
     /// Weights per scale, where it fits a row
     #[arg(long, value_name = "N")]
     group: Option<usize>,
+    #[command(flatten)]
+    calibration: CalibrationFlags,
     /// Give our types their own numbers; other tools then refuse the file
     #[arg(long)]
     native_types: bool,
@@ -59,10 +62,12 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     };
     if args.dry_run {
         let items = convert::plan(&source, &options)?;
-        let lines: Vec<Line> = items.into_iter().map(|item| Line { item, error: 0.0 }).collect();
+        let lines: Vec<Line> =
+            items.into_iter().map(|item| Line { item, error: 0.0, output_error: None }).collect();
         return print::data(table(&lines));
     }
-    let report = run(&source, &args.target, &options)?;
+    let statistics = args.calibration.statistics(&source)?;
+    let report = run(&source, &args.target, &options, statistics.as_ref())?;
     print::data(table(&report.lines))?;
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     let (bytes, seconds) = (report.file_bytes, report.time.as_secs_f64());
@@ -74,10 +79,11 @@ pub(super) fn run(
     source: &Source,
     target: &std::path::Path,
     options: &Options,
+    statistics: Option<&Statistics>,
 ) -> anyhow::Result<Report> {
     let total = source.tensors().map(|tensor| tensor.bytes() as u64).sum();
     let mut progress = print::Progress::new("converting", total);
-    Ok(convert::convert(source, target, options, &mut |bytes| progress.add(bytes))?)
+    Ok(convert::convert(source, target, options, statistics, &mut |bytes| progress.add(bytes))?)
 }
 
 /// Rounding what was already rounded costs quality twice.
@@ -102,14 +108,14 @@ fn table(lines: &[Line]) -> String {
             None => groups.push((name, vec![line])),
         }
     }
-    let head = ["tensors", "", "from", "to", "bits per weight", "error", "bytes"];
+    let head = ["tensors", "", "from", "to", "bits per weight", "error", "output error", "bytes"];
     let mut rows = vec![head.map(str::to_string).to_vec()];
     rows.extend(groups.iter().map(|(_, group)| row(group)));
     let all: Vec<&Line> = lines.iter().collect();
     let mut sum = row(&all);
     (sum[1], sum[2], sum[3]) = ("in all".to_string(), String::new(), String::new());
     rows.push(sum);
-    print::table(&rows, &[0, 4, 5, 6])
+    print::table(&rows, &[0, 4, 5, 6, 7])
 }
 
 fn row(lines: &[&Line]) -> Vec<String> {
@@ -126,8 +132,18 @@ fn row(lines: &[&Line]) -> Vec<String> {
         first.kind.name().to_string(),
         format!("{:.3}", 8.0 * bytes as f64 / values as f64),
         format!("{:.6}", error / values as f64),
+        output_error(lines),
         bytes.to_string(),
     ]
+}
+
+/// The mean error in the outputs, of the tensors that have one.
+fn output_error(lines: &[&Line]) -> String {
+    let errors: Vec<f64> = lines.iter().filter_map(|line| line.output_error).collect();
+    if errors.is_empty() {
+        return String::new();
+    }
+    format!("{:.6}", errors.iter().sum::<f64>() / errors.len() as f64)
 }
 
 /// `AttnQBias` to `attn_q_bias`.

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit code 0: done; 1: failed; 2: wrong usage.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod convert;
 mod demo;

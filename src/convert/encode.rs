@@ -3,14 +3,16 @@
 //! Rows are coded in pieces on all cores; sums of errors run in a fixed order, so that the report
 //! does not depend on how many there are.
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::Item;
-use crate::bail;
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
+use crate::quant::second_order::{Feedback, Rounding};
+use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, Rows, Tensor, norm_bytes};
+use crate::types::{Basis, Higgs, Rows, Tensor, grid, norm_bytes};
 
 /// Rows that one task codes.
 const ROWS: usize = 16;
@@ -23,6 +25,8 @@ pub struct Encoded {
     signs: Vec<u8>,
     /// Squared error over squared values.
     pub error: f64,
+    /// Squared error over squared values in the output of the calibration text, if there was one.
+    pub output_error: Option<f64>,
 }
 
 impl Encoded {
@@ -41,7 +45,7 @@ impl Encoded {
 ///
 /// # Errors
 /// If a weight is not finite.
-pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
+pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) -> Result<Encoded> {
     let signs = match item.basis {
         Basis::Original => Vec::new(),
         _ => transform::signs(item.sign_seed, item.cols),
@@ -55,6 +59,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
         table: table.unwrap_or_default(),
         signs: bytemuck::cast_slice(&signs).to_vec(),
         error: 0.0,
+        output_error: None,
     };
     if same_form(tensor, item, &signs) {
         encoded.codes.copy_from_slice(&tensor.codes);
@@ -68,28 +73,37 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
         bytes => encoded.norms.chunks_mut(ROWS * bytes).collect(),
     };
     let table = bytemuck::cast_slice(&encoded.table);
-    let sums: Result<Vec<(f64, f64)>> = codes
+    let sums: Result<Vec<[f64; 4]>> = codes
         .zip(norms)
         .enumerate()
         .map(|(piece, (codes, norms))| {
             let rows = piece * ROWS..((piece + 1) * ROWS).min(item.rows);
-            let mut values = original(tensor, rows.clone())?;
+            let mut values = vec![0.0; rows.len() * item.cols];
+            original(tensor, rows.clone(), &mut values)?;
             if item.basis != Basis::Original {
                 for row in values.chunks_exact_mut(item.cols) {
                     transform::forward(item.basis, &signs, row);
                 }
             }
-            item.kind.encode(&values, item.cols, item.group, codes, norms);
+            match feedback.zip(grid(item.kind)) {
+                Some((feedback, grid)) => second_order(feedback, grid, item, &values, codes, norms),
+                None => item.kind.encode(&values, item.cols, item.group, codes, norms),
+            }
             let (group, cols, count) = (item.group, item.cols, rows.len());
             let rows = Rows { count, cols, group, codes, norms, table };
             let mut decoded = vec![0.0; values.len()];
             item.kind.decode(&rows, &mut decoded);
-            Ok(squares(&values, &decoded))
+            let (noise, signal) = squares(&values, &decoded);
+            let errors: Vec<f32> = values.iter().zip(&decoded).map(|(v, d)| v - d).collect();
+            let cost = |rows: &[f32]| feedback.map_or(0.0, |feedback| feedback.cost(rows));
+            Ok([noise, signal, cost(&errors), cost(&values)])
         })
         .collect();
-    let (noise, signal) =
-        sums?.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    encoded.error = if noise == 0.0 { 0.0 } else { noise / signal };
+    let [noise, signal, cost, whole] =
+        sums?.iter().fold([0.0; 4], |sum, part| std::array::from_fn(|i| sum[i] + part[i]));
+    let share = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
+    encoded.error = share(noise, signal);
+    encoded.output_error = feedback.map(|_| share(cost, whole));
     Ok(encoded)
 }
 
@@ -100,22 +114,34 @@ fn same_form(tensor: &Tensor, item: &Item, signs: &[i8]) -> bool {
     planes && tensor.basis == item.basis && *tensor.signs == *signs
 }
 
-/// Rows in the basis the model was trained in.
-fn original(tensor: &Tensor, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
-    let mut values = vec![0.0; rows.len() * tensor.cols];
-    tensor.kind.decode(&tensor.rows(rows.clone()), &mut values);
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-        let (row, col) = (rows.start + at / tensor.cols, at % tensor.cols);
-        let (name, found) = (&tensor.name, values[at]);
-        bail!("tensor `{name}`: expected finite weights, found {found} in row {row}, column {col}");
+/// Codes a few rows so that later inputs make up for the errors of earlier ones.
+fn second_order(
+    feedback: &Feedback,
+    grid: &Higgs,
+    item: &Item,
+    values: &[f32],
+    codes: &mut [u8],
+    norms: &mut [u8],
+) {
+    let env =
+        |name: &str, default: f64| std::env::var(name).map_or(default, |v| v.parse().unwrap());
+    let rounding = Rounding {
+        feedback,
+        grid,
+        group: item.group,
+        spread: env("SPREAD", 1.0),
+        descents: env("DESCENTS", 0.0) as usize,
+    };
+    let rows = values.len() / item.cols;
+    let mut numbers = vec![0; values.len() / grid.values_per_code()];
+    let mut scales = vec![f16::ZERO; values.len() / item.group];
+    rounding.round(values, &mut numbers, &mut scales);
+    let row_codes = numbers.chunks_exact(numbers.len() / rows);
+    for (numbers, codes) in row_codes.zip(codes.chunks_exact_mut(codes.len() / rows)) {
+        grid.pack(numbers, codes);
     }
-    if tensor.basis != Basis::Original {
-        let signs = bytemuck::cast_slice(&tensor.signs);
-        for row in values.chunks_exact_mut(tensor.cols) {
-            transform::inverse(tensor.basis, signs, row);
-        }
-    }
-    Ok(values)
+    let bytes = norms.as_chunks_mut::<2>().0;
+    bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());
 }
 
 /// Squared error and squared values.

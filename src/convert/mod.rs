@@ -3,22 +3,29 @@
 //! Memory is bounded by the largest tensor: rows are decoded, rotated and coded in pieces, each
 //! tensor is written before the next is begun, and its source pages are let go.
 
+mod calibrate;
 mod encode;
 mod recipe;
 pub mod shape;
+pub mod statistics;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub use calibrate::calibrate;
 pub use encode::Encoded;
 pub use recipe::{Choice, Item, Options, choose};
+pub use statistics::Statistics;
 
 use crate::error::{At, Result};
 use crate::file::planes::{Form, PlanesBuilder, Record, Role as Plane};
 use crate::file::{NewTensor, Source, Writer};
 use crate::model::Model;
+use crate::quant::Feedback;
+use crate::transform;
 use crate::types::raw::RawType;
-use crate::types::{Basis, PRIVATE_IDS, Tensor};
+use crate::types::{Basis, PRIVATE_IDS, Tensor, grid};
 
 /// What became of one tensor.
 #[derive(Clone)]
@@ -27,6 +34,8 @@ pub struct Line {
     pub item: Item,
     /// Squared error over squared values; 0 where nothing changed.
     pub error: f64,
+    /// The same in the output of the calibration text, if there was one.
+    pub output_error: Option<f64>,
 }
 
 /// What a conversion did.
@@ -61,26 +70,68 @@ pub fn convert(
     source: &Source,
     target: &Path,
     options: &Options,
+    statistics: Option<&Statistics>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report> {
     let started = Instant::now();
     let items = plan(source, options)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
+    let mut feedbacks = Feedbacks::new(statistics);
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-        let encoded = encode::encode(&tensor, &item).at(source.path().display())?;
+        let feedback = feedbacks.get(&item);
+        let encoded = encode::encode(&tensor, &item, feedback).at(source.path().display())?;
         for plane in planes {
             writer.write(encoded.plane(plane))?;
         }
         progress(tensor.bytes() as u64);
         source.release(&item.name);
-        lines.push(Line { item, error: encoded.error });
+        let Encoded { error, output_error, .. } = encoded;
+        lines.push(Line { item, error, output_error });
     }
     let file_bytes = writer.file_bytes();
     writer.finish()?;
     let (source_bytes, time) = (source.file_bytes(), started.elapsed());
     Ok(Report { lines, file_bytes, source_bytes, time })
+}
+
+/// What statistics say about the inputs of the tensors that are being coded. Those of a layer lie
+/// close together in a file, and share inputs.
+struct Feedbacks<'a> {
+    statistics: Option<&'a Statistics>,
+    known: VecDeque<((usize, Basis), Feedback)>,
+}
+
+impl<'a> Feedbacks<'a> {
+    /// The inputs of a layer.
+    const KEPT: usize = 4;
+
+    fn new(statistics: Option<&'a Statistics>) -> Feedbacks<'a> {
+        Feedbacks { statistics, known: VecDeque::new() }
+    }
+
+    fn get(&mut self, item: &Item) -> Option<&Feedback> {
+        let statistics = self.statistics?;
+        let input = statistics.use_of(&item.name)?;
+        grid(item.kind)?;
+        let key = (input, item.basis);
+        if let Some(at) = self.known.iter().position(|(known, _)| *known == key) {
+            return Some(&self.known[at].1);
+        }
+        if self.known.len() == Self::KEPT {
+            self.known.pop_front();
+        }
+        let moments = statistics.moments(input);
+        let signs = transform::signs(item.sign_seed, item.cols);
+        let turned = moments.turned(item.basis, &signs);
+        let env = |name: &str, or: f64| std::env::var(name).map_or(or, |v| v.parse().unwrap());
+        let is_vocabulary = item.role.is_vocabulary_matrix();
+        let damping = if is_vocabulary { env("EMBED", 0.01) } else { env("DAMPING", 0.01) };
+        let feedback = Feedback::new(item.cols, turned, moments.count, damping);
+        self.known.push_back((key, feedback));
+        self.known.back().map(|(_, feedback)| feedback)
+    }
 }
 
 /// A tensor to code, and which of its planes to write.

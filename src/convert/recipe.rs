@@ -152,7 +152,8 @@ fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Res
     if !matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
         return Ok(Choice { kind, basis: Basis::Original, group: 0 });
     }
-    let group = match options.group.filter(|&group| cols.is_multiple_of(group)) {
+    let group = if std::env::var_os("ROWGROUP").is_some() { Some(cols) } else { options.group };
+    let group = match group.filter(|&group| cols.is_multiple_of(group)) {
         Some(group) => group,
         None => 1 << cols.trailing_zeros().min(6),
     };
@@ -160,5 +161,9 @@ fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Res
         return Err(misfit(SUB));
     }
     let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
+    if std::env::var_os("ROWBASIS").is_some() {
+        let basis = *crate::transform::choices(cols).last().unwrap();
+        return Ok(Choice { kind, basis, group });
+    }
     Ok(Choice { kind, basis: wish.unwrap_or_else(|| default_basis(cols)), group })
 }

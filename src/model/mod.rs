@@ -9,9 +9,12 @@ pub use arch::{Arch, Role};
 pub use hparams::Hparams;
 pub use tensors::Tensors;
 
+use std::collections::HashMap;
+
 use crate::error::Result;
 use crate::file::Source;
 use crate::plan::Plan;
+use crate::types::Tensor;
 
 /// A model, checked and ready to be planned.
 pub struct Model {
@@ -34,6 +37,12 @@ impl Model {
         let hparams = Hparams::new(arch, source)?;
         let tensors = Tensors::new(arch, &hparams, source)?;
         Ok(Model { arch, hparams, tensors })
+    }
+
+    /// The same model with some tensors, by name, in place of its own of the same shape.
+    pub fn with(&self, tensors: &HashMap<String, Tensor>) -> Model {
+        let (arch, hparams) = (self.arch, self.hparams.clone());
+        Model { arch, hparams, tensors: self.tensors.with(tensors) }
     }
 
     /// The forward pass.

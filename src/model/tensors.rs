@@ -41,6 +41,13 @@ impl Tensors {
         Ok(Tensors { by_place })
     }
 
+    /// The same tensors but for some, by name.
+    pub(super) fn with(&self, others: &HashMap<String, Tensor>) -> Tensors {
+        let choose = |tensor: &Tensor| others.get(&tensor.name).unwrap_or(tensor).clone();
+        let chosen = self.by_place.iter().map(|(&place, tensor)| (place, choose(tensor)));
+        Tensors { by_place: chosen.collect() }
+    }
+
     /// A tensor that a description says may be missing.
     pub fn get(&self, role: Role, layer: Option<usize>) -> Option<&Tensor> {
         self.by_place.get(&(role, layer))

@@ -64,6 +64,7 @@ pub struct CacheInfo {
 }
 
 /// A forward pass.
+#[derive(Clone)]
 pub struct Plan {
     /// Every slot.
     pub slots: Vec<SlotInfo>,

@@ -1,4 +1,10 @@
 //! The algorithms of quantisation, pure: data in, data out.
 
+mod factor;
 pub mod grid;
+pub mod moments;
 pub mod presets;
+pub mod second_order;
+
+pub use moments::Moments;
+pub use second_order::Feedback;

@@ -3,12 +3,14 @@
 pub mod device;
 pub mod generate;
 pub mod logits_file;
+pub mod probe;
 pub mod score;
 pub mod session;
 pub mod tokenizer;
 #[cfg(feature = "gpu")]
 mod tuning;
 pub mod verify;
+pub mod walk;
 
 pub use device::Device;
 pub use session::{Options, Session};

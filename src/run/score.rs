@@ -90,6 +90,15 @@ impl Windows {
         Ok(Windows { tokens, context, bos })
     }
 
+    /// The windows as a model reads them: each begins with begin-of-text where the model wants one.
+    pub fn inputs(&self) -> impl Iterator<Item = Vec<u32>> {
+        self.tokens.chunks_exact(self.context).map(|window| {
+            let mut inputs = window.to_vec();
+            inputs[0] = self.bos.unwrap_or(inputs[0]);
+            inputs
+        })
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.tokens.len() / self.context
@@ -116,11 +125,8 @@ pub fn score(
     let scored = context / 2..context - 1;
     let mut losses = Vec::new();
     let mut divergences = Divergences::default();
-    for (i, window) in windows.tokens.chunks_exact(context).enumerate() {
-        let mut inputs = window.to_vec();
-        if let Some(bos) = windows.bos {
-            inputs[0] = bos;
-        }
+    let both = windows.tokens.chunks_exact(context).zip(windows.inputs());
+    for (i, (window, inputs)) in both.enumerate() {
         session.truncate(0, 0);
         let mut failure = None;
         let mut take = |row: usize, logits: &[f32]| {

@@ -8,6 +8,7 @@ mod math;
 #[macro_use]
 mod ops;
 mod portable;
+pub mod products;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -8,6 +8,8 @@ mod fast;
 mod paley;
 pub mod plain;
 
+use std::ops::{Add, Mul, Sub};
+
 use crate::bail;
 use crate::error::Result;
 use crate::types::Basis;
@@ -89,43 +91,68 @@ pub fn inverse(basis: Basis, signs: &[i8], row: &mut [f32]) {
     turn_back(FAST, basis, signs, row);
 }
 
-/// The two steps of a transform, not normalised.
-#[derive(Clone, Copy)]
-struct Steps {
-    /// Sylvester's matrix on every run of so many values.
-    sylvester: fn(&mut [f32], usize),
-    /// Paley's matrix, by its places of +1, across runs of so many values.
-    kronecker: fn(&mut [f32], usize, &[Vec<u8>]),
+/// [`forward`] in double precision, plain: for the moments of an activation.
+///
+/// # Panics
+/// As [`forward`].
+pub fn forward_f64(basis: Basis, signs: &[i8], row: &mut [f64]) {
+    turn(plain::steps(), basis, signs, row);
 }
 
-const FAST: Steps = Steps { sylvester: fast::sylvester, kronecker: fast::kronecker };
+/// The two steps of a transform, not normalised.
+#[derive(Clone, Copy)]
+struct Steps<T> {
+    /// Sylvester's matrix on every run of so many values.
+    sylvester: fn(&mut [T], usize),
+    /// Paley's matrix, by its places of +1, across runs of so many values.
+    kronecker: fn(&mut [T], usize, &[Vec<u8>]),
+}
 
-fn turn(steps: Steps, basis: Basis, signs: &[i8], row: &mut [f32]) {
+/// A number that can be turned.
+trait Number: Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
+    fn of(value: f64) -> Self;
+}
+
+impl Number for f32 {
+    fn of(value: f64) -> f32 {
+        value as f32
+    }
+}
+
+impl Number for f64 {
+    fn of(value: f64) -> f64 {
+        value
+    }
+}
+
+const FAST: Steps<f32> = Steps { sylvester: fast::sylvester, kronecker: fast::kronecker };
+
+fn turn<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
     if basis != Basis::Original {
         flip(signs, row);
         hadamard(steps, basis, false, row);
     }
 }
 
-fn turn_back(steps: Steps, basis: Basis, signs: &[i8], row: &mut [f32]) {
+fn turn_back<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
     if basis != Basis::Original {
         hadamard(steps, basis, true, row);
         flip(signs, row);
     }
 }
 
-fn flip(signs: &[i8], row: &mut [f32]) {
+fn flip<T: Number>(signs: &[i8], row: &mut [T]) {
     if signs.is_empty() {
         return;
     }
     assert_eq!(signs.len(), row.len(), "a sign for every value of a row");
     for (value, &sign) in row.iter_mut().zip(signs) {
-        *value *= f32::from(sign);
+        *value = *value * T::of(f64::from(sign));
     }
 }
 
 /// The orthonormal transform without signs, or its transpose.
-fn hadamard(steps: Steps, basis: Basis, transpose: bool, row: &mut [f32]) {
+fn hadamard<T: Number>(steps: Steps<T>, basis: Basis, transpose: bool, row: &mut [T]) {
     if let Err(error) = check(basis, row.len()) {
         panic!("{error}");
     }
@@ -142,6 +169,6 @@ fn hadamard(steps: Steps, basis: Basis, transpose: bool, row: &mut [f32]) {
         width *= plus.len() as f64;
     }
     // The one rounding that is not an addition comes last, on every value.
-    let scale = (1.0 / width.sqrt()) as f32;
-    row.iter_mut().for_each(|value| *value *= scale);
+    let scale = T::of(1.0 / width.sqrt());
+    row.iter_mut().for_each(|value| *value = *value * scale);
 }

@@ -68,6 +68,11 @@ grids! {
     7 P1_N64: 1 * 6 bits, 28.492_82, "p1_n64.i8";
 }
 
+/// The grid of a type, if it has one.
+pub fn grid(kind: &dyn TensorType) -> Option<&'static Higgs> {
+    HIGGS.iter().copied().find(|grid| grid.id == kind.id())
+}
+
 const fn signed<const N: usize>(bytes: &[u8; N]) -> [i8; N] {
     let mut points = [0; N];
     let mut i = 0;
@@ -103,6 +108,17 @@ impl Higgs {
         let base = if even { largest / 127.0 } else { deviation / f64::from(self.unit) };
         let factors = if even { &STARTS[4..5] } else { &STARTS };
         factors.iter().map(move |factor| base * factor)
+    }
+
+    /// The scale that fits the deviation of a group, or its largest value where steps are even; 0
+    /// for zeros.
+    pub fn scale(&self, values: &[f32]) -> f64 {
+        let square: f64 = values.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+        let deviation = (square / values.len().max(1) as f64).sqrt();
+        let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
+        self.starts(deviation, f64::from(largest))
+            .nth(usize::from(self.unit != 0.0) * 4)
+            .unwrap_or(0.0)
     }
 
     /// Finds the nearest point of the grid.

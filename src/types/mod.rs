@@ -27,7 +27,7 @@ mod q8_0;
 pub mod raw;
 mod tensor;
 
-pub use higgs::{HIGGS, Higgs};
+pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use tensor::{Basis, Bytes, Rows, Tensor, norm_bytes};
 

@@ -1,0 +1,164 @@
+//! Two products that quantisation spends its time in.
+
+use super::{Level, Simd, WithSimd};
+
+/// Rows that [`add_products`] works on side by side.
+pub const LANES: usize = 16;
+
+/// One value of each of [`LANES`] rows.
+pub type Lanes = [f32; LANES];
+
+/// Rows and columns of a tile of [`add_outer`].
+pub const OUTER: (usize, usize) = (4, 32);
+
+/// Columns that [`add_products`] keeps in registers.
+const TILE: usize = 4;
+
+/// `tile[i][j] += sum over rows r of r[first + i] * r[col + j]`, each sum from nothing on in single
+/// precision, fused where the instruction set can.
+///
+/// # Panics
+/// If a tile does not fit in a row of `width` values.
+pub fn add_outer(
+    level: Level,
+    rows: &[f32],
+    width: usize,
+    (first, col): (usize, usize),
+    tile: &mut [[f32; OUTER.1]; OUTER.0],
+) {
+    assert!(first + OUTER.0 <= width && col + OUTER.1 <= width, "a tile in a row of {width}");
+    assert!(rows.len().is_multiple_of(width), "whole rows of {width}");
+    level.dispatch(Outer { rows, width, first, col, tile });
+}
+
+struct Outer<'a> {
+    rows: &'a [f32],
+    width: usize,
+    first: usize,
+    col: usize,
+    tile: &'a mut [[f32; OUTER.1]; OUTER.0],
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, s: S) {
+        let Outer { rows, width, first, col, tile } = self;
+        let vectors = OUTER.1 / S::LANES;
+        // As many vectors as the narrowest set needs; the others leave the rest alone.
+        let mut sums = [[s.splat(0.0); 8]; OUTER.0];
+        for t in 0..rows.len() / width {
+            // SAFETY: row t is whole, and the tile was checked to lie in it.
+            unsafe {
+                let row = rows.as_ptr().add(t * width);
+                for v in 0..vectors {
+                    let right = s.load(row.add(col + v * S::LANES));
+                    for i in 0..OUTER.0 {
+                        sums[i][v] = s.fma(s.splat(*row.add(first + i)), right, sums[i][v]);
+                    }
+                }
+            }
+        }
+        for i in 0..OUTER.0 {
+            for v in 0..vectors {
+                // SAFETY: a row of the tile has `vectors` vectors.
+                unsafe {
+                    let at = tile[i].as_mut_ptr().add(v * S::LANES);
+                    s.store(at, s.add(s.load(at), sums[i][v]));
+                }
+            }
+        }
+    }
+}
+
+/// `out[j] += sum over i of matrix[first + i][j] * values[i]` for the columns j in `cols`, one after
+/// the other in i; products and sums are rounded apart, so every instruction set gives the same.
+///
+/// # Panics
+/// If the rows `first..first + values.len()` are not in `matrix` `(n, width)`, or `out` is shorter.
+pub fn add_products(
+    level: Level,
+    (matrix, width): (&[f32], usize),
+    first: usize,
+    values: &[Lanes],
+    cols: std::ops::Range<usize>,
+    out: &mut [Lanes],
+) {
+    assert!((first + values.len()) * width <= matrix.len(), "rows of the matrix");
+    assert!(cols.end <= width && cols.end <= out.len(), "columns of the matrix");
+    level.dispatch(Products { matrix, width, first, values, cols, out });
+}
+
+struct Products<'a> {
+    matrix: &'a [f32],
+    width: usize,
+    first: usize,
+    values: &'a [Lanes],
+    cols: std::ops::Range<usize>,
+    out: &'a mut [Lanes],
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, s: S) {
+        let Products { matrix, width, first, values, cols, out } = self;
+        let mut col = cols.start;
+        while col + TILE <= cols.end {
+            // SAFETY: the rows and columns were checked to be there.
+            unsafe {
+                let factors = matrix.as_ptr().add(first * width + col);
+                tile::<S, TILE>(s, factors, width, values, &mut out[col..col + TILE]);
+            }
+            col += TILE;
+        }
+        for col in col..cols.end {
+            // SAFETY: the rows and columns were checked to be there.
+            unsafe {
+                let factors = matrix.as_ptr().add(first * width + col);
+                tile::<S, 1>(s, factors, width, values, &mut out[col..col + 1]);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `factors` has a row of `N` floats every `width` floats, one for each of `values`.
+#[inline(always)]
+unsafe fn tile<S: Simd, const N: usize>(
+    s: S,
+    factors: *const f32,
+    width: usize,
+    values: &[Lanes],
+    out: &mut [Lanes],
+) {
+    assert_eq!(out.len(), N, "a tile");
+    let vectors = LANES / S::LANES;
+    let mut sums = [[s.splat(0.0); 4]; N];
+    for j in 0..N {
+        for v in 0..vectors {
+            // SAFETY: the lanes are `vectors` vectors.
+            sums[j][v] = unsafe { s.load(out[j].as_ptr().add(v * S::LANES)) };
+        }
+    }
+    for (i, values) in values.iter().enumerate() {
+        for v in 0..vectors {
+            // SAFETY: the lanes are `vectors` vectors; the factors are there, as the caller vouches.
+            unsafe {
+                let value = s.load(values.as_ptr().add(v * S::LANES));
+                for j in 0..N {
+                    let factor = s.splat(*factors.add(i * width + j));
+                    sums[j][v] = s.add(sums[j][v], s.mul(factor, value));
+                }
+            }
+        }
+    }
+    for j in 0..N {
+        for v in 0..vectors {
+            // SAFETY: the lanes are `vectors` vectors.
+            unsafe { s.store(out[j].as_mut_ptr().add(v * S::LANES), sums[j][v]) };
+        }
+    }
+}
