@@ -66,6 +66,8 @@ grids! {
     5 P1_N256: 1 * 8 bits, 0.0, "p1_n256.i8";
     6 P1_N32: 1 * 5 bits, 37.779_855, "p1_n32.i8";
     7 P1_N64: 1 * 6 bits, 28.492_82, "p1_n64.i8";
+    8 P2_N128: 2 * 7 bits, 40.425_068, "p2_n128.i8";
+    9 P2_N32: 2 * 5 bits, 53.301_76, "p2_n32.i8";
 }
 
 const fn signed<const N: usize>(bytes: &[u8; N]) -> [i8; N] {
@@ -126,11 +128,14 @@ impl Higgs {
                 *byte = (codes[i] & 0xf) | (codes[i + RUN / 2] << 4);
             }
             high.fill(0);
-            let (len, extra) = (high.len(), self.bits - 4);
-            for (i, code) in codes.iter().enumerate() {
-                if let Some(byte) = high.get_mut(i % len.max(1)) {
-                    *byte |= code >> 4 << (extra * (i / len));
+            let mut rest = high;
+            for &(shift, width) in self.parts() {
+                let (part, after) = rest.split_at_mut(RUN * width / 8);
+                for (i, code) in codes.iter().enumerate() {
+                    let bits = code >> shift & ((1 << width) - 1);
+                    part[i % part.len()] |= bits << (width * (i / part.len()));
                 }
+                rest = after;
             }
         }
     }
@@ -152,14 +157,29 @@ impl Higgs {
                 codes[i] = byte & 0xf;
                 codes[i + RUN / 2] = byte >> 4;
             }
-            // The other bits lie side by side in the bytes that are left, a part of the codes at a
+            // The other bits lie side by side in the bytes that are left, some of the codes at a
             // time, as in Q6_K.
-            let extra = self.bits - 4;
-            for (part, codes) in codes.chunks_mut(high.len().max(1)).enumerate() {
-                for (code, byte) in codes.iter_mut().zip(high) {
-                    *code |= (byte >> (extra * part) & ((1 << extra) - 1)) << 4;
+            let mut rest = high;
+            for &(shift, width) in self.parts() {
+                let (part, after) = rest.split_at(RUN * width / 8);
+                for (i, codes) in codes.chunks_mut(part.len()).enumerate() {
+                    for (code, byte) in codes.iter_mut().zip(part) {
+                        *code |= (byte >> (width * i) & ((1 << width) - 1)) << shift;
+                    }
                 }
+                rest = after;
             }
+        }
+    }
+
+    /// What follows the low four bits of the codes of a block: the first bit of a part, and how
+    /// many bits of each code are in it. A width divides a byte, so three bits are two parts.
+    fn parts(&self) -> &'static [(usize, usize)] {
+        match self.bits {
+            5 => &[(4, 1)],
+            6 => &[(4, 2)],
+            7 => &[(4, 2), (6, 1)],
+            _ => &[],
         }
     }
 
@@ -256,7 +276,9 @@ impl TensorType for Higgs {
             (1, 6) => (include_str!("../../shaders/types/higgs_p1.wgsl"), &[("BITS", 6)], 32, 64),
             (1, 8) => (include_str!("../../shaders/types/higgs_p1_n256.wgsl"), &[], 32, 0),
             (2, 4) => (include_str!("../../shaders/types/higgs_p2_n16.wgsl"), &[], 64, 16),
+            (2, 5) => (include_str!("../../shaders/types/higgs_p2.wgsl"), &[("BITS", 5)], 64, 32),
             (2, 6) => (include_str!("../../shaders/types/higgs_p2_n64.wgsl"), &[], 64, 64),
+            (2, 7) => (include_str!("../../shaders/types/higgs_p2.wgsl"), &[("BITS", 7)], 64, 128),
             (2, 8) => (include_str!("../../shaders/types/higgs_p2_n256.wgsl"), &[], 32, 256),
             (4, 8) => (include_str!("../../shaders/types/higgs_p4_n256.wgsl"), &[], 32, 256),
             (p, bits) => unreachable!("no grid has {bits} bits for {p} values"),

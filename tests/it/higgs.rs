@@ -98,7 +98,9 @@ fn normal_values_lose_what_the_grid_loses() {
     check("HIGGS_P1_N64", 64, 0.000_47);
     check("HIGGS_P1_N256", 64, 3.6e-5);
     check("HIGGS_P2_N16", 64, 0.1018);
+    check("HIGGS_P2_N32", 64, 0.0519);
     check("HIGGS_P2_N64", 64, 0.0257);
+    check("HIGGS_P2_N128", 64, 0.0127);
     check("HIGGS_P2_N256", 64, 0.0062);
     check("HIGGS_P2_N256", 1536, 0.007_748_3);
     check("HIGGS_P4_N256", 64, 0.0912);
