@@ -8,8 +8,13 @@ use half::f16;
 use super::higgs_fit::{Search, fit};
 use super::{Block, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, Shader, TensorType};
 
-/// Codes of a block, except where a code is a whole byte.
+/// Codes of a block, except where a code is a whole byte or more.
 const RUN: usize = 32;
+/// Codes of a block where a code is twelve bits; 32 of them would not divide the usual widths.
+const WIDE_RUN: usize = 16;
+/// Bytes of a block where a code is twelve bits.
+const WIDE_BYTES: usize = 24;
+const _: () = assert!(WIDE_BYTES * 8 == WIDE_RUN * 12, "a block is its codes");
 /// Values of a block of the types whose code is a byte.
 const BYTE_LEN: usize = 32;
 
@@ -66,6 +71,9 @@ grids! {
     5 P1_N256: 1 * 8 bits, 0.0, "p1_n256.i8";
     6 P1_N32: 1 * 5 bits, 37.779_855, "p1_n32.i8";
     7 P1_N64: 1 * 6 bits, 28.492_82, "p1_n64.i8";
+    8 P2_N128: 2 * 7 bits, 40.425_068, "p2_n128.i8";
+    9 P2_N32: 2 * 5 bits, 53.301_76, "p2_n32.i8";
+    10 P4_N4096: 4 * 12 bits, 34.285_31, "p4_n4096.i8";
 }
 
 /// The grid of a type, if it has one.
@@ -130,23 +138,35 @@ impl Higgs {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn pack(&self, codes: &[u8], bytes: &mut [u8]) {
-        if self.bits == 8 {
-            return bytes.copy_from_slice(codes);
+    pub fn pack(&self, codes: &[u16], bytes: &mut [u8]) {
+        match self.bits {
+            8 => {
+                assert_eq!(codes.len(), bytes.len(), "a byte for every code");
+                codes.iter().zip(bytes).for_each(|(&code, byte)| *byte = code as u8);
+            }
+            12 => pack_wide(codes, bytes),
+            _ => self.pack_parts(codes, bytes),
         }
+    }
+
+    /// As `pack`, for codes of less than a byte.
+    fn pack_parts(&self, codes: &[u16], bytes: &mut [u8]) {
         let block = self.block().bytes;
         assert_eq!(codes.len() * block, bytes.len() * RUN, "whole blocks");
         for (codes, bytes) in codes.as_chunks::<RUN>().0.iter().zip(bytes.chunks_mut(block)) {
             let (low, high) = bytes.split_at_mut(RUN / 2);
             for (i, byte) in low.iter_mut().enumerate() {
-                *byte = (codes[i] & 0xf) | (codes[i + RUN / 2] << 4);
+                *byte = (codes[i] & 0xf | codes[i + RUN / 2] << 4) as u8;
             }
             high.fill(0);
-            let (len, extra) = (high.len(), self.bits - 4);
-            for (i, code) in codes.iter().enumerate() {
-                if let Some(byte) = high.get_mut(i % len.max(1)) {
-                    *byte |= code >> 4 << (extra * (i / len));
+            let mut rest = high;
+            for &(shift, width) in self.parts() {
+                let (part, after) = rest.split_at_mut(RUN * width / 8);
+                for (i, code) in codes.iter().enumerate() {
+                    let bits = code >> shift & ((1 << width) - 1);
+                    part[i % part.len()] |= (bits << (width * (i / part.len()))) as u8;
                 }
+                rest = after;
             }
         }
     }
@@ -155,7 +175,17 @@ impl Higgs {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn unpack_codes(&self, bytes: &[u8], codes: &mut [u8]) {
+    pub fn unpack_codes(&self, bytes: &[u8], codes: &mut [u16]) {
+        if self.bits == 12 {
+            return unpack_wide(bytes, codes);
+        }
+        let mut narrow = vec![0; codes.len()];
+        self.unpack_bytes(bytes, &mut narrow);
+        codes.iter_mut().zip(narrow).for_each(|(to, code)| *to = u16::from(code));
+    }
+
+    /// As `unpack_codes`, for codes of at most a byte.
+    fn unpack_bytes(&self, bytes: &[u8], codes: &mut [u8]) {
         if self.bits == 8 {
             return codes.copy_from_slice(bytes);
         }
@@ -168,24 +198,45 @@ impl Higgs {
                 codes[i] = byte & 0xf;
                 codes[i + RUN / 2] = byte >> 4;
             }
-            // The other bits lie side by side in the bytes that are left, a part of the codes at a
+            // The other bits lie side by side in the bytes that are left, some of the codes at a
             // time, as in Q6_K.
-            let extra = self.bits - 4;
-            for (part, codes) in codes.chunks_mut(high.len().max(1)).enumerate() {
-                for (code, byte) in codes.iter_mut().zip(high) {
-                    *code |= (byte >> (extra * part) & ((1 << extra) - 1)) << 4;
+            let mut rest = high;
+            for &(shift, width) in self.parts() {
+                let (part, after) = rest.split_at(RUN * width / 8);
+                for (i, codes) in codes.chunks_mut(part.len()).enumerate() {
+                    for (code, byte) in codes.iter_mut().zip(part) {
+                        *code |= (byte >> (width * i) & ((1 << width) - 1)) << shift;
+                    }
                 }
+                rest = after;
             }
+        }
+    }
+
+    /// What follows the low four bits of the codes of a block: the first bit of a part, and how
+    /// many bits of each code are in it. A width divides a byte, so three bits are two parts.
+    fn parts(&self) -> &'static [(usize, usize)] {
+        match self.bits {
+            5 => &[(4, 1)],
+            6 => &[(4, 2)],
+            7 => &[(4, 2), (6, 1)],
+            _ => &[],
         }
     }
 
     /// The grid as a lookup for any byte: the points of `table`, or the type's own if it is empty.
     fn lookup<const P: usize>(&self, table: &[i8]) -> [[i8; P]; 256] {
+        let mut lookup = [[0; P]; 256];
+        let values = lookup.as_flattened_mut().iter_mut().zip(self.points_of(table));
+        values.for_each(|(to, &q)| *to = q.max(-127));
+        lookup
+    }
+
+    /// The points of `table`, or the type's own if it is empty.
+    fn points_of<'a>(&self, table: &'a [i8]) -> &'a [i8] {
         let table = if table.is_empty() { self.points } else { table };
         assert_eq!(table.len(), self.points.len(), "a table of {}", self.name);
-        let mut lookup = [[0; P]; 256];
-        lookup.as_flattened_mut().iter_mut().zip(table).for_each(|(to, &q)| *to = q.max(-127));
-        lookup
+        table
     }
 
     /// As `all_integers`, for points of `P` values.
@@ -195,9 +246,22 @@ impl Higgs {
         let mut codes = [0; RUN];
         let codes = &mut codes[..len / P];
         for (bytes, out) in row.codes.chunks_exact(bytes).zip(out.chunks_exact_mut(len)) {
-            self.unpack_codes(bytes, codes);
+            self.unpack_bytes(bytes, codes);
             for (point, &code) in out.as_chunks_mut::<P>().0.iter_mut().zip(&*codes) {
                 *point = lookup[code as usize];
+            }
+        }
+    }
+
+    /// As `all_integers`, for codes of twelve bits. The table is too large to be copied.
+    fn wide_integers(&self, row: &Rows, out: &mut [i8]) {
+        let points = self.points_of(row.table).as_chunks::<4>().0;
+        let mut codes = [0; WIDE_RUN];
+        let blocks = row.codes.as_chunks::<WIDE_BYTES>().0.iter();
+        for (bytes, out) in blocks.zip(out.chunks_exact_mut(4 * WIDE_RUN)) {
+            unpack_wide(bytes, &mut codes);
+            for (point, &code) in out.as_chunks_mut::<4>().0.iter_mut().zip(&codes) {
+                *point = points[code as usize].map(|q| q.max(-127));
             }
         }
     }
@@ -216,6 +280,7 @@ impl Higgs {
             }
             1 => self.integers::<1>(rows, out),
             2 => self.integers::<2>(rows, out),
+            _ if self.bits == 12 => self.wide_integers(rows, out),
             _ => self.integers::<4>(rows, out),
         }
     }
@@ -236,6 +301,33 @@ impl Higgs {
     }
 }
 
+/// As [`Higgs::pack`], for codes of twelve bits.
+fn pack_wide(codes: &[u16], bytes: &mut [u8]) {
+    assert_eq!(codes.len() * WIDE_BYTES, bytes.len() * WIDE_RUN, "whole blocks");
+    let blocks = bytes.as_chunks_mut::<WIDE_BYTES>().0;
+    for (codes, bytes) in codes.as_chunks::<WIDE_RUN>().0.iter().zip(blocks) {
+        let (low, high) = bytes.split_at_mut(WIDE_RUN / 2);
+        for (i, byte) in low.iter_mut().enumerate() {
+            *byte = (codes[i] & 0xf | codes[i + WIDE_RUN / 2] << 4) as u8;
+        }
+        high.iter_mut().zip(codes).for_each(|(byte, code)| *byte = (code >> 4) as u8);
+    }
+}
+
+/// As [`Higgs::unpack_codes`], for codes of twelve bits.
+fn unpack_wide(bytes: &[u8], codes: &mut [u16]) {
+    assert_eq!(codes.len() * WIDE_BYTES, bytes.len() * WIDE_RUN, "whole blocks");
+    let blocks = bytes.as_chunks::<WIDE_BYTES>().0;
+    for (codes, bytes) in codes.as_chunks_mut::<WIDE_RUN>().0.iter_mut().zip(blocks) {
+        // The low four bits as in other blocks, then a byte for the rest of each code.
+        let (low, high) = bytes.split_at(WIDE_RUN / 2);
+        for (i, &byte) in low.iter().enumerate() {
+            codes[i] = u16::from(byte & 0xf) | u16::from(high[i]) << 4;
+            codes[i + WIDE_RUN / 2] = u16::from(byte >> 4) | u16::from(high[i + WIDE_RUN / 2]) << 4;
+        }
+    }
+}
+
 impl TensorType for Higgs {
     fn name(&self) -> &'static str {
         self.name
@@ -246,10 +338,10 @@ impl TensorType for Higgs {
     }
 
     fn block(&self) -> Block {
-        if self.bits == 8 {
-            Block { len: BYTE_LEN, bytes: BYTE_LEN / self.p }
-        } else {
-            Block { len: RUN * self.p, bytes: RUN * self.bits / 8 }
+        match self.bits {
+            8 => Block { len: BYTE_LEN, bytes: BYTE_LEN / self.p },
+            12 => Block { len: WIDE_RUN * self.p, bytes: WIDE_BYTES },
+            _ => Block { len: RUN * self.p, bytes: RUN * self.bits / 8 },
         }
     }
 
@@ -272,9 +364,12 @@ impl TensorType for Higgs {
             (1, 6) => (include_str!("../../shaders/types/higgs_p1.wgsl"), &[("BITS", 6)], 32, 64),
             (1, 8) => (include_str!("../../shaders/types/higgs_p1_n256.wgsl"), &[], 32, 0),
             (2, 4) => (include_str!("../../shaders/types/higgs_p2_n16.wgsl"), &[], 64, 16),
+            (2, 5) => (include_str!("../../shaders/types/higgs_p2.wgsl"), &[("BITS", 5)], 64, 32),
             (2, 6) => (include_str!("../../shaders/types/higgs_p2_n64.wgsl"), &[], 64, 64),
+            (2, 7) => (include_str!("../../shaders/types/higgs_p2.wgsl"), &[("BITS", 7)], 64, 128),
             (2, 8) => (include_str!("../../shaders/types/higgs_p2_n256.wgsl"), &[], 32, 256),
             (4, 8) => (include_str!("../../shaders/types/higgs_p4_n256.wgsl"), &[], 32, 256),
+            (4, 12) => (include_str!("../../shaders/types/higgs_p4_n4096.wgsl"), &[], 64, 0),
             (p, bits) => unreachable!("no grid has {bits} bits for {p} values"),
         };
         Some(Shader { text, constants, chunk, table_words })
@@ -316,7 +411,7 @@ impl TensorType for Higgs {
         let count = values.len().checked_div(cols).unwrap_or(0);
         self.assert_fit(&Rows { count, cols, group, codes, norms, table: &[] });
         assert_eq!(values.len(), count * cols, "whole rows");
-        let mut numbers = vec![0; cols / self.p];
+        let mut numbers = vec![0_u16; cols / self.p];
         let planes = codes.chunks_exact_mut((codes.len() / count.max(1)).max(1));
         let planes = planes.zip(norms.chunks_exact_mut((cols / group * 2).max(1)));
         for (row, (codes, norms)) in values.chunks_exact(cols.max(1)).zip(planes) {

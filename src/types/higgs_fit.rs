@@ -21,7 +21,12 @@ pub struct Search {
     /// Unused values are 0.
     points: Vec<[f32; P_MAX]>,
     /// Codes that are written.
-    used: Vec<u8>,
+    used: Vec<u16>,
+    cubes: Cubes,
+}
+
+/// Cubes around 0, with a list of codes for each.
+struct Cubes {
     /// Side of a cube.
     side: f32,
     /// Its inverse.
@@ -30,7 +35,7 @@ pub struct Search {
     count: usize,
     /// Where the list of each cube begins in `lists`; one more at the end.
     starts: Vec<u32>,
-    lists: Vec<u8>,
+    lists: Vec<u16>,
 }
 
 impl Search {
@@ -40,7 +45,7 @@ impl Search {
         let (side, count) = match p {
             1 => (1.0, 384),
             2 => (4.0, 96),
-            _ => (16.0, 16),
+            _ => (16.0, 16_usize),
         };
         let place = |point: &[i8]| {
             let value = |i| point.get(i).map_or(0.0, |&q| f32::from(q));
@@ -48,26 +53,20 @@ impl Search {
         };
         let is_used = |point: &[i8]| point.iter().all(|&q| q != i8::MIN);
         let used = points.chunks_exact(p).enumerate().filter(|(_, point)| is_used(point));
-        let used = used.map(|(code, _)| code as u8).collect();
-        let points = points.chunks_exact(p).map(place).collect();
-        let mut search = Search {
-            p,
-            points,
-            used,
-            side,
-            per_value: 1.0 / side,
-            count,
-            starts: vec![0],
-            lists: Vec::new(),
-        };
-        for cube in 0..count.pow(p as u32) {
-            search.add_cube(cube);
+        let used: Vec<u16> = used.map(|(code, _)| code as u16).collect();
+        let points: Vec<_> = points.chunks_exact(p).map(place).collect();
+        // Cubes of half the side again and again: a point that is nearest nowhere in a large cube
+        // need not be looked at for the small ones in it.
+        let mut cubes = Cubes::new(side * count as f32, 1);
+        cubes.add(used.iter().copied());
+        for halvings in (0..=count.trailing_zeros()).rev() {
+            cubes = cubes.cut(count >> halvings, p, &points);
         }
-        search
+        Search { p, points, used, cubes }
     }
 
     /// The nearest point to `place` (p values, finite).
-    pub fn nearest(&self, place: &[f32]) -> u8 {
+    pub fn nearest(&self, place: &[f32]) -> u16 {
         match self.p {
             1 => self.nearest_of::<1>(place.try_into().expect("1 value")),
             2 => self.nearest_of::<2>(place.try_into().expect("2 values")),
@@ -89,7 +88,7 @@ impl Search {
     }
 
     /// The nearest point to `place`, by looking at all: the oracle.
-    pub fn scan(&self, place: &[f32]) -> u8 {
+    pub fn scan(&self, place: &[f32]) -> u16 {
         match self.p {
             1 => self.best_of::<1>(&self.used, place.try_into().expect("1 value")),
             2 => self.best_of::<2>(&self.used, place.try_into().expect("2 values")),
@@ -98,22 +97,22 @@ impl Search {
     }
 
     #[inline]
-    fn nearest_of<const P: usize>(&self, place: &[f32; P]) -> u8 {
-        let (half, count) = (0.5 * self.count as f32, self.count as f32);
+    fn nearest_of<const P: usize>(&self, place: &[f32; P]) -> u16 {
+        let cubes = &self.cubes;
+        let (half, count) = (0.5 * cubes.count as f32, cubes.count as f32);
         let mut cube = 0;
         for x in place {
-            let at = x * self.per_value + half;
+            let at = x * cubes.per_value + half;
             if !(at >= 0.0 && at < count) {
                 return self.best_of(&self.used, place);
             }
-            cube = cube * self.count + at as usize;
+            cube = cube * cubes.count + at as usize;
         }
-        let list = self.starts[cube] as usize..self.starts[cube + 1] as usize;
-        self.best_of(&self.lists[list], place)
+        self.best_of(cubes.list(cube), place)
     }
 
     #[inline]
-    fn best_of<const P: usize>(&self, codes: &[u8], place: &[f32; P]) -> u8 {
+    fn best_of<const P: usize>(&self, codes: &[u16], place: &[f32; P]) -> u16 {
         let mut best = (f32::INFINITY, 0);
         for &code in codes {
             let point = &self.points[code as usize];
@@ -127,50 +126,74 @@ impl Search {
         }
         best.1
     }
+}
+
+impl Cubes {
+    /// Without lists: [`Cubes::add`] gives each cube one.
+    fn new(side: f32, count: usize) -> Cubes {
+        Cubes { side, per_value: 1.0 / side, count, starts: vec![0], lists: Vec::new() }
+    }
+
+    fn list(&self, cube: usize) -> &[u16] {
+        &self.lists[self.starts[cube] as usize..self.starts[cube + 1] as usize]
+    }
 
     /// Appends the list of the next cube.
-    fn add_cube(&mut self, cube: usize) {
-        // Squared distances of the search are rounded, by less than this.
-        const SLACK: f32 = 0.5;
-        let half = self.side * self.count as f32 / 2.0;
-        let mut low = [0.0; P_MAX];
-        let mut rest = cube;
-        for low in low[..self.p].iter_mut().rev() {
-            *low = (rest % self.count) as f32 * self.side - half;
-            rest /= self.count;
-        }
-        let low = &low[..self.p];
-        // The squared distances of a point from the nearest and the farthest place of the cube.
-        let span = |point: &[f32; P_MAX]| {
-            low.iter().zip(point).fold((0.0, 0.0), |(near, far), (low, q)| {
-                let (left, right) = (low - q, low + self.side - q);
-                let outside = left.max(-right).max(0.0);
-                let farthest = left.abs().max(right.abs());
-                (near + outside * outside, far + farthest * farthest)
-            })
-        };
-        let spans: Vec<_> =
-            self.used.iter().map(|&code| (code, span(&self.points[code as usize]))).collect();
-        let limit = spans.iter().fold(f32::INFINITY, |least, (_, span)| least.min(span.1)) + SLACK;
-        let near: Vec<u8> =
-            spans.iter().filter(|(_, span)| span.0 <= limit).map(|&(code, _)| code).collect();
-        // Of two points, one is nearer in the whole cube if it is in the corner that is worst.
-        let is_hidden = |code: u8, other: u8| {
-            let (point, other) = (&self.points[code as usize], &self.points[other as usize]);
-            let terms = low.iter().zip(point.iter().zip(other)).map(|(low, (q, r))| {
-                let worst = (-2.0 * low * (r - q)).max(-2.0 * (low + self.side) * (r - q));
-                r * r - q * q + worst
-            });
-            terms.sum::<f32>() < -SLACK
-        };
-        let kept = near.iter().filter(|&&code| !near.iter().any(|&other| is_hidden(code, other)));
-        self.lists.extend(kept);
+    fn add(&mut self, list: impl Iterator<Item = u16>) {
+        self.lists.extend(list);
         self.starts.push(self.lists.len() as u32);
+    }
+
+    /// The same space in `count` cubes per axis, a multiple of those here.
+    fn cut(&self, count: usize, p: usize, points: &[[f32; P_MAX]]) -> Cubes {
+        let mut cut = Cubes::new(self.side * self.count as f32 / count as f32, count);
+        let half = cut.side * count as f32 / 2.0;
+        for cube in 0..count.pow(p as u32) {
+            let (mut low, mut parent) = ([0.0; P_MAX], 0);
+            for (axis, low) in low[..p].iter_mut().enumerate() {
+                let at = cube / count.pow((p - 1 - axis) as u32) % count;
+                *low = at as f32 * cut.side - half;
+                parent = parent * self.count + at * self.count / count;
+            }
+            let list = nearest_in(&low[..p], cut.side, points, self.list(parent));
+            cut.add(list.into_iter());
+        }
+        cut
     }
 }
 
+/// Of these codes, the ones that can be nearest to a place in the cube from `low` on.
+fn nearest_in(low: &[f32], side: f32, points: &[[f32; P_MAX]], codes: &[u16]) -> Vec<u16> {
+    // Squared distances of the search are rounded, by less than this.
+    const SLACK: f32 = 0.5;
+    // The squared distances of a point from the nearest and the farthest place of the cube.
+    let span = |point: &[f32; P_MAX]| {
+        low.iter().zip(point).fold((0.0, 0.0), |(near, far), (low, q)| {
+            let (left, right) = (low - q, low + side - q);
+            let outside = left.max(-right).max(0.0);
+            let farthest = left.abs().max(right.abs());
+            (near + outside * outside, far + farthest * farthest)
+        })
+    };
+    let spans: Vec<_> = codes.iter().map(|&code| (code, span(&points[code as usize]))).collect();
+    let limit = spans.iter().fold(f32::INFINITY, |least, (_, span)| least.min(span.1)) + SLACK;
+    let near: Vec<u16> =
+        spans.iter().filter(|(_, span)| span.0 <= limit).map(|&(code, _)| code).collect();
+    // Of two points, one is nearer in the whole cube if it is in the corner that is worst.
+    let is_hidden = |code: u16, other: u16| {
+        let (point, other) = (&points[code as usize], &points[other as usize]);
+        let terms = low.iter().zip(point.iter().zip(other)).map(|(low, (q, r))| {
+            let worst = (-2.0 * low * (r - q)).max(-2.0 * (low + side) * (r - q));
+            r * r - q * q + worst
+        });
+        terms.sum::<f32>() < -SLACK
+    };
+    let is_kept = |&code: &u16| !near.iter().any(|&other| is_hidden(code, other));
+    near.iter().copied().filter(is_kept).collect()
+}
+
 /// Chooses the codes of one group, and returns its scale.
-pub(super) fn fit(kind: &Higgs, values: &[f32], codes: &mut [u8]) -> f16 {
+pub(super) fn fit(kind: &Higgs, values: &[f32], codes: &mut [u16]) -> f16 {
     let search = kind.search();
     match search.p {
         1 => fit_of::<1>(kind, search, values, codes),
@@ -180,7 +203,7 @@ pub(super) fn fit(kind: &Higgs, values: &[f32], codes: &mut [u8]) -> f16 {
 }
 
 /// As `fit`, for points of `P` values. Sums go from the first value to the last, in f64.
-fn fit_of<const P: usize>(kind: &Higgs, search: &Search, values: &[f32], codes: &mut [u8]) -> f16 {
+fn fit_of<const P: usize>(kind: &Higgs, search: &Search, values: &[f32], codes: &mut [u16]) -> f16 {
     let places = values.as_chunks::<P>().0;
     let energy: f64 = values.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
     let mut best = (energy, f16::ZERO);
@@ -190,7 +213,7 @@ fn fit_of<const P: usize>(kind: &Higgs, search: &Search, values: &[f32], codes: 
     }
     let deviation = (energy / values.len() as f64).sqrt();
     let largest = values.iter().fold(0.0_f32, |largest, w| largest.max(w.abs()));
-    let mut trial = vec![0; codes.len()];
+    let mut trial = vec![0_u16; codes.len()];
     let mut refine = |scale: f16, best: &mut (f64, f16)| {
         let (dot, square) = assign(search, places, scale, &mut trial);
         // The points were chosen for one scale; the best scale for them is another.
@@ -225,7 +248,7 @@ fn assign<const P: usize>(
     search: &Search,
     places: &[[f32; P]],
     scale: f16,
-    codes: &mut [u8],
+    codes: &mut [u16],
 ) -> (f64, f64) {
     let (mut dot, mut square) = (0.0, 0.0);
     let inverse = 1.0 / scale.to_f32();

@@ -213,6 +213,9 @@ pub static TYPES: &[&dyn TensorType] = &[
     &higgs::P1_N256,
     &higgs::P1_N32,
     &higgs::P1_N64,
+    &higgs::P2_N128,
+    &higgs::P2_N32,
+    &higgs::P4_N4096,
 ];
 
 /// The type with this GGUF number.

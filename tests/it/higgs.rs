@@ -49,9 +49,8 @@ fn blocks_divide_the_widths_that_occur() {
 #[test]
 fn codes_survive_packing() {
     for kind in HIGGS {
-        let codes: Vec<u8> = (0..96_usize)
-            .map(|i| (i * i * 37 + i) as u8 & ((1 << kind.bits()) - 1) as u8)
-            .collect();
+        let codes: Vec<u16> =
+            (0..96_usize).map(|i| (i * i * 37 + i) as u16 & ((1 << kind.bits()) - 1)).collect();
         let mut bytes = vec![0xff; 96 * kind.bits() / 8];
         kind.pack(&codes, &mut bytes);
         let mut back = vec![0; 96];
@@ -98,10 +97,13 @@ fn normal_values_lose_what_the_grid_loses() {
     check("HIGGS_P1_N64", 64, 0.000_47);
     check("HIGGS_P1_N256", 64, 3.6e-5);
     check("HIGGS_P2_N16", 64, 0.1018);
+    check("HIGGS_P2_N32", 64, 0.0519);
     check("HIGGS_P2_N64", 64, 0.0257);
+    check("HIGGS_P2_N128", 64, 0.0127);
     check("HIGGS_P2_N256", 64, 0.0062);
     check("HIGGS_P2_N256", 1536, 0.007_748_3);
     check("HIGGS_P4_N256", 64, 0.0912);
+    check("HIGGS_P4_N4096", 64, 0.0235);
 }
 
 #[test]

@@ -5,10 +5,15 @@ use super::random::Random;
 
 type Point = [f32; 4];
 
-/// Vectors of a step of the search: enough that their chance costs less than the noise.
+/// Vectors of a step of the search at least, and for each point: enough that their chance costs
+/// less than the noise.
 const SEARCH: usize = 1 << 17;
+const SEARCH_EACH: usize = 128;
 /// Vectors of the last steps: a grid fits their chance by n / SAMPLE of its error, 0.01%.
 const SAMPLE: usize = 1 << 21;
+/// Sides of the cubes whose vectors are looked up together.
+const LARGE: f32 = 1.5;
+const SMALL: f32 = 0.375;
 
 pub(super) fn optimum(n: usize) -> Vec<[f64; 4]> {
     const STEPS: usize = 300;
@@ -17,7 +22,7 @@ pub(super) fn optimum(n: usize) -> Vec<[f64; 4]> {
     let mut points = sample(&mut random, n);
     points.as_flattened_mut().iter_mut().for_each(|x| *x *= 1.5_f32.sqrt());
     for step in 0..STEPS {
-        let (cells, error) = integrate(&points, &sample(&mut random, SEARCH));
+        let (cells, error) = integrate(&points, &sample(&mut random, SEARCH.max(SEARCH_EACH * n)));
         let heat = 0.7 * (1.0 - step as f64 / STEPS as f64).powi(3);
         let noise = sample(&mut random, n);
         for ((point, cell), noise) in points.iter_mut().zip(&cells).zip(noise) {
@@ -85,22 +90,54 @@ fn integrate(points: &[Point], vectors: &[Point]) -> (Vec<Option<[f64; 4]>>, f64
 fn sums(points: &[Point], vectors: &[Point]) -> (Vec<([f64; 4], f64)>, f64) {
     let mut cells = vec![([0.0; 4], 0.0); points.len()];
     let mut error = 0.0;
-    let axis = |i: usize| points.iter().map(|point| point[i]).collect::<Vec<f32>>();
-    let axes: [Vec<f32>; 4] = std::array::from_fn(axis);
-    let mut distances = vec![0.0_f32; points.len()];
-    for vector in vectors {
-        distances.fill(0.0);
-        for (axis, &x) in axes.iter().zip(vector) {
-            for (distance, &q) in distances.iter_mut().zip(axis) {
-                *distance += (x - q) * (x - q);
-            }
-        }
-        let least =
-            distances.iter().fold(f32::INFINITY, |least, &d| if d < least { d } else { least });
-        let index = distances.iter().position(|&d| d == least).expect("there are points");
+    for (vector, (index, least)) in vectors.iter().zip(nearest(points, vectors)) {
         error += f64::from(least);
-        (0..4).for_each(|i| cells[index].0[i] += f64::from(vector[i]));
-        cells[index].1 += 1.0;
+        let cell = &mut cells[index];
+        (0..4).for_each(|i| cell.0[i] += f64::from(vector[i]));
+        cell.1 += 1.0;
     }
     (cells, error)
+}
+
+/// The nearest point of each vector, the first of equally near ones, and its squared distance.
+///
+/// Vectors in one cube share a list of the points that can be nearest in it, which is made from the
+/// list of a larger cube.
+fn nearest(points: &[Point], vectors: &[Point]) -> Vec<(usize, f32)> {
+    let cube = |side: f32, vector: &Point| vector.map(|x| (x / side).floor() as i32);
+    let mut order: Vec<usize> = (0..vectors.len()).collect();
+    order.sort_by_cached_key(|&at| (cube(LARGE, &vectors[at]), cube(SMALL, &vectors[at])));
+    let all: Vec<(usize, Point)> = points.iter().copied().enumerate().collect();
+    let mut found = vec![(0, f32::INFINITY); vectors.len()];
+    let same = |side: f32| {
+        move |&a: &usize, &b: &usize| cube(side, &vectors[a]) == cube(side, &vectors[b])
+    };
+    for large in order.chunk_by(same(LARGE)) {
+        let some = near(&all, cube(LARGE, &vectors[large[0]]), LARGE);
+        for small in large.chunk_by(same(SMALL)) {
+            let few = near(&some, cube(SMALL, &vectors[small[0]]), SMALL);
+            for &at in small {
+                for &(index, point) in &few {
+                    let distance = distance(&vectors[at], &point);
+                    if distance < found[at].1 {
+                        found[at] = (index, distance);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The points that can be nearest to a place in a cube, in their order.
+fn near(points: &[(usize, Point)], cube: [i32; 4], side: f32) -> Vec<(usize, Point)> {
+    let centre = cube.map(|i| (i as f32 + 0.5) * side);
+    let far: Vec<f32> = points.iter().map(|(_, point)| distance(&centre, point).sqrt()).collect();
+    // No place is farther from the centre than half the diagonal, which is a side.
+    let limit = far.iter().fold(f32::INFINITY, |least, &d| least.min(d)) + 2.01 * side;
+    points.iter().zip(far).filter(|(_, d)| *d <= limit).map(|(&point, _)| point).collect()
+}
+
+fn distance(a: &Point, b: &Point) -> f32 {
+    (0..4).fold(0.0, |sum, i| sum + (a[i] - b[i]) * (a[i] - b[i]))
 }
