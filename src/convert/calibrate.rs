@@ -13,8 +13,9 @@ const STATES_BYTES_MAX: u64 = 1 << 30;
 
 /// Collects statistics over windows of one length; `progress` hears of steps done, and of how many.
 ///
-/// The first token of each window is left out: its hidden state is enormous in many models, means
-/// the same in every text, and would be most of the sum.
+/// The first token of each window counts like the others, though its hidden state is enormous in
+/// many models and the same in every text: a rounding that has not heard of it breaks the attention
+/// of all others to it (`benches/results/`).
 ///
 /// # Errors
 /// If the model cannot be run, or a value in it is not finite.
@@ -40,28 +41,12 @@ pub fn calibrate(
 
 fn take(statistics: &mut Statistics, head_len: usize, tap: Tap) {
     match tap {
-        Tap::Input { weights, values, width, position, stream } => {
-            let skipped = usize::from(position == 0 && std::env::var_os("SKIP").is_some());
-            let mut rows = values[skipped * width..].to_vec();
-            if let Some(stream) = stream.filter(|_| std::env::var_os("RESID").is_some()) {
-                let count = values.len() / width;
-                let embed = stream.len() / count;
-                let states = stream[skipped * embed..].chunks_exact(embed);
-                for (row, state) in rows.chunks_exact_mut(width).zip(states) {
-                    let square: f32 = state.iter().map(|x| x * x).sum();
-                    let weight = (embed as f32 / square.max(1e-12)).sqrt();
-                    row.iter_mut().for_each(|value| *value *= weight);
-                }
-            }
-            statistics.input(&weights, width).add(&rows);
-        }
-        Tap::Cache { layer, keys, values, width, position } => {
-            let skipped = if position == 0 { width } else { 0 };
+        Tap::Input { weights, values, width } => statistics.input(&weights, width).add(values),
+        Tap::Cache { layer, keys, values, width } => {
             for (what, rows) in [("keys", keys), ("values", values)] {
                 for head in 0..width / head_len {
                     let of_head = |row: &[f32]| row[head * head_len..][..head_len].to_vec();
-                    let rows: Vec<f32> =
-                        rows[skipped..].chunks_exact(width).flat_map(of_head).collect();
+                    let rows: Vec<f32> = rows.chunks_exact(width).flat_map(of_head).collect();
                     let name = format!("blk.{layer}.{what}.{head}");
                     statistics.cache(name, head_len).add(&rows);
                 }

@@ -1,9 +1,12 @@
 //! The algorithms of quantisation, pure: data in, data out.
 
+pub mod allocate;
+pub mod alpha;
 mod factor;
 pub mod grid;
 pub mod moments;
 pub mod presets;
+pub mod random;
 pub mod second_order;
 
 pub use moments::Moments;

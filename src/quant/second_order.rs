@@ -155,7 +155,7 @@ impl Rounding<'_> {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn round(&self, values: &[f32], codes: &mut [u8], norms: &mut [f16]) {
+    pub fn round(&self, values: &[f32], codes: &mut [u16], norms: &mut [f16]) {
         match self.grid.values_per_code() {
             1 => self.round_of::<1>(values, codes, norms),
             2 => self.round_of::<2>(values, codes, norms),
@@ -163,7 +163,7 @@ impl Rounding<'_> {
         }
     }
 
-    fn round_of<const P: usize>(&self, values: &[f32], codes: &mut [u8], norms: &mut [f16]) {
+    fn round_of<const P: usize>(&self, values: &[f32], codes: &mut [u16], norms: &mut [f16]) {
         let width = self.feedback.width;
         let rows = values.len() / width;
         assert!(rows <= LANES && values.len() == rows * width, "up to {LANES} rows");
@@ -271,7 +271,7 @@ impl Rounding<'_> {
         for (g, scales) in scales.iter_mut().enumerate() {
             let inputs = g * self.group..(g + 1) * self.group;
             let point = |at: usize, lane: usize| {
-                let code: u8 = state.codes[at / P][lane];
+                let code = state.codes[at / P][lane];
                 search.point(code)[at % P]
             };
             let points: Vec<Lanes> =
@@ -305,7 +305,7 @@ impl Rounding<'_> {
 /// Rows under way.
 struct State<const P: usize> {
     /// `(width / P)`.
-    codes: Vec<[u8; LANES]>,
+    codes: Vec<[u16; LANES]>,
     /// `(width)`.
     errors: Vec<Lanes>,
     /// `(width)`.

@@ -32,10 +32,6 @@ pub enum Tap<'a> {
         values: &'a [f32],
         /// Values per row.
         width: usize,
-        /// Where in its window the first row stands.
-        position: usize,
-        /// `(rows, embed)`: what the products are added to, if they are.
-        stream: Option<&'a [f32]>,
     },
     /// Keys after RoPE and values of a layer, as the cache takes them.
     Cache {
@@ -47,8 +43,6 @@ pub enum Tap<'a> {
         values: &'a [f32],
         /// Values per row.
         width: usize,
-        /// Where in its window the first row stands.
-        position: usize,
     },
 }
 
@@ -131,9 +125,9 @@ impl<'a> Walk<'a> {
                 for (slot, values) in angles(&plan).zip(&self.angles).filter(|_| !is_head) {
                     backend.write(slot, values)?;
                 }
-                run(&mut backend, &plan, ops.clone(), first, tap)?;
+                run(&mut backend, &plan, ops.clone(), tap)?;
                 if is_head {
-                    listen(&mut backend, &plan, ops.end, first, tap)?;
+                    listen(&mut backend, &plan, ops.end, tap)?;
                 }
             }
             if !is_head {
@@ -161,16 +155,15 @@ fn run(
     backend: &mut dyn Backend,
     plan: &Plan,
     ops: Range<usize>,
-    position: usize,
     tap: &mut dyn FnMut(Tap),
 ) -> Result<()> {
     for at in ops {
-        listen(backend, plan, at, position, tap)?;
+        listen(backend, plan, at, tap)?;
         backend.run_ops(at..at + 1)?;
         if let Op::Rope { k, v, layer, .. } = &plan.ops[at] {
             let (keys, values) = (backend.read(*k)?.to_f32(), backend.read(*v)?.to_f32());
             let (layer, width) = (*layer, plan.slots[k.0].width);
-            tap(Tap::Cache { layer, keys: &keys, values: &values, width, position });
+            tap(Tap::Cache { layer, keys: &keys, values: &values, width });
         }
     }
     Ok(())
@@ -181,16 +174,13 @@ fn listen(
     backend: &mut dyn Backend,
     plan: &Plan,
     at: usize,
-    position: usize,
     tap: &mut dyn FnMut(Tap),
 ) -> Result<()> {
     let Op::MatMul { input, parts } = &plan.ops[at] else { return Ok(()) };
     let values = backend.read(*input)?.to_f32();
     let name = |part: &Part| plan.weights[part.weight.0].name.as_str();
     let (weights, width) = (parts.iter().map(name).collect(), plan.slots[input.0].width);
-    let is_sum = parts.iter().any(|part| part.add);
-    let stream = if is_sum { Some(backend.read(parts[0].out)?.to_f32()) } else { None };
-    tap(Tap::Input { weights, values: &values, width, position, stream: stream.as_deref() });
+    tap(Tap::Input { weights, values: &values, width });
     Ok(())
 }
 

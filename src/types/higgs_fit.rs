@@ -76,14 +76,14 @@ impl Search {
 
     /// The code of the nearest point to `place` under a scale above zero.
     #[inline]
-    pub fn code<const P: usize>(&self, place: [f32; P], scale: f32) -> u8 {
+    pub fn code<const P: usize>(&self, place: [f32; P], scale: f32) -> u16 {
         let inverse = 1.0 / scale;
         self.nearest_of(&place.map(|w| (w * inverse).clamp(-FAR, FAR)))
     }
 
     /// The values of a point; those past p are zero.
     #[inline]
-    pub fn point(&self, code: u8) -> &[f32; P_MAX] {
+    pub fn point(&self, code: u16) -> &[f32; P_MAX] {
         &self.points[code as usize]
     }
 

@@ -8,7 +8,6 @@
 
 mod line;
 mod plane;
-mod random;
 mod space;
 
 /// A grid on int8 points.

@@ -1,7 +1,7 @@
 //! Grids in a plane (p = 2): Lloyd's iteration with cooling noise over a fixed quadrature.
 
 use super::IntegerGrid;
-use super::random::Random;
+use crate::quant::random::Random;
 
 type Point = [f64; 2];
 

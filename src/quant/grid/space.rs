@@ -1,7 +1,7 @@
 //! Grids in four dimensions (p = 4): Lloyd's iteration with cooling noise over a sample.
 
 use super::IntegerGrid;
-use super::random::Random;
+use crate::quant::random::Random;
 
 type Point = [f32; 4];
 

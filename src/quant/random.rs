@@ -1,10 +1,12 @@
-//! Random numbers for the generator, the same on every run.
+//! Random numbers, the same on every run.
 
 /// `SplitMix64`, and normal numbers from it.
-pub(super) struct Random(pub(super) u64);
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -13,12 +15,12 @@ impl Random {
     }
 
     /// In 0..1, never 0.
-    fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    pub fn unit(&mut self) -> f64 {
+        ((self.bits() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
 
     /// Two standard normal numbers, by Box and Muller.
-    pub(super) fn normal(&mut self) -> [f64; 2] {
+    pub fn normal(&mut self) -> [f64; 2] {
         let radius = (-2.0 * self.unit().ln()).sqrt();
         let (sin, cos) = (std::f64::consts::TAU * self.unit()).sin_cos();
         [radius * cos, radius * sin]

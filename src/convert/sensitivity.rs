@@ -1,0 +1,204 @@
+//! How much the model loses per unit of error in each weight: Gaussian noise of several sizes, one
+//! weight at a time, and the KL divergence that it causes.
+//!
+//! With statistics the noise has the shape that second-order rounding gives its errors, so the
+//! coefficient is in the metric of the moments; without, it is white, as the paper has it. Its size
+//! follows the rows, as that of a rounding with a scale per row does.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::{Feedbacks, default_basis};
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::limits;
+use crate::model::Model;
+use crate::quant::alpha::Alpha;
+use crate::quant::random::Random;
+use crate::quant::{Feedback, second_order};
+use crate::run::Options;
+use crate::run::probe::Probe;
+use crate::run::walk::of_floats;
+use crate::transform;
+use crate::types::{Basis, Tensor};
+
+/// Squared error of the noise over the squared weights: about what 5, 4 and 2.5 bits leave.
+pub const LEVELS: [f64; 3] = [0.002, 0.01, 0.04];
+
+/// The first line of a file of measurements, before the fingerprint.
+const HEADING: &str = "gridmill sensitivity 1";
+
+/// What noise cost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sensitivity {
+    /// By weight: errors and losses.
+    pairs: HashMap<String, Vec<(f64, f64)>>,
+}
+
+impl Sensitivity {
+    /// The coefficient of a weight: nats per token for a relative squared error of 1.
+    pub fn alpha(&self, weight: &str) -> Option<Alpha> {
+        self.pairs.get(weight).map(|pairs| Alpha::fit(pairs))
+    }
+
+    /// Weights that were measured.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+}
+
+/// What a measurement works with.
+pub struct Subject<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// How it is run.
+    pub options: &'a Options,
+    /// The text, in windows of one length.
+    pub windows: &'a [Vec<u32>],
+    /// Says that kept measurements are of the same model, text and settings.
+    pub fingerprint: &'a str,
+    /// What the noise is made from.
+    pub seed: u64,
+}
+
+/// Measures every weight that `kept`, a file, does not hold yet, and adds it there at once, so that
+/// an interrupted measurement goes on where it was. `progress` hears of weights done.
+///
+/// # Errors
+/// If the file is of other settings or damaged, or the model cannot be run.
+pub fn measure(
+    subject: &Subject,
+    feedbacks: &mut Feedbacks,
+    kept: &Path,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Sensitivity> {
+    let (mut sensitivity, mut file) = open(kept, subject.fingerprint).at(kept.display())?;
+    let mut probe = Probe::new(subject.model, subject.options, subject.windows)?;
+    loop {
+        let weights = probe.weights();
+        if weights.is_empty() {
+            return Ok(sensitivity);
+        }
+        for weight in weights {
+            if !sensitivity.pairs.contains_key(&weight.name) {
+                let pairs = losses(subject, feedbacks, &probe, &weight)?;
+                let shown: Vec<String> = pairs.iter().map(|(e, l)| format!("{e}:{l}")).collect();
+                let line = format!("{}\t{}\n", weight.name, shown.join("\t"));
+                file.write_all(line.as_bytes()).at(kept.display())?;
+                sensitivity.pairs.insert(weight.name, pairs);
+            }
+            progress(1);
+        }
+        probe.step()?;
+    }
+}
+
+fn losses(
+    subject: &Subject,
+    feedbacks: &mut Feedbacks,
+    probe: &Probe,
+    weight: &Tensor,
+) -> Result<Vec<(f64, f64)>> {
+    let mut values = vec![0.0; weight.len()];
+    weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
+    let basis = default_basis(weight.cols);
+    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed);
+    let noise = noise(subject.seed, weight, &values, basis, feedback);
+    let mut pairs = Vec::new();
+    for error in LEVELS {
+        let size = error.sqrt() as f32;
+        let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
+        pairs.push((error, probe.cost(&of_floats(weight, changed))?));
+    }
+    Ok(pairs)
+}
+
+/// Noise as large as the weights, `(rows, cols)`, in the model's own basis.
+fn noise(
+    seed: u64,
+    weight: &Tensor,
+    values: &[f32],
+    basis: Basis,
+    feedback: Option<&Feedback>,
+) -> Vec<f32> {
+    let cols = weight.cols;
+    let signs = transform::signs(seed, cols);
+    let stream = weight.name.bytes().fold(seed, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a's prime
+    });
+    let mut noise = vec![0.0; values.len()];
+    let piece = second_order::LANES * cols;
+    let pieces = noise.par_chunks_mut(piece).zip(values.par_chunks(piece)).enumerate();
+    pieces.for_each(|(at, (noise, values))| {
+        let mut random = Random(stream.wrapping_add(at as u64));
+        for (row, values) in noise.chunks_exact_mut(cols).zip(values.chunks_exact(cols)) {
+            let square: f64 = values.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+            let size = (square / cols as f64).sqrt();
+            for pair in row.chunks_mut(2) {
+                let normal = random.normal();
+                pair.iter_mut().zip(normal).for_each(|(to, n)| *to = (size * n) as f32);
+            }
+        }
+        if let Some(feedback) = feedback {
+            feedback.shape(noise);
+        }
+        for row in noise.chunks_exact_mut(cols) {
+            transform::inverse(basis, &signs, row);
+        }
+    });
+    noise
+}
+
+/// Reads what is kept, and leaves the file open for more. A last line that was cut off is dropped.
+fn open(path: &Path, fingerprint: &str) -> Result<(Sensitivity, File)> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).append(true).create(true).open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes > limits::SENSITIVITY_BYTES_MAX {
+        bail!("expected at most {} bytes, found {bytes}", limits::SENSITIVITY_BYTES_MAX);
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    file.set_len(whole as u64)?;
+    let heading = format!("{HEADING} {fingerprint}");
+    let mut lines = text[..whole].lines();
+    match lines.next() {
+        None => file.write_all(format!("{heading}\n").as_bytes())?,
+        Some(found) if found == heading => {}
+        Some(found) => {
+            return Err(Error::new(format!("expected `{heading}`, found `{found}`"))
+                .with_hint("it was measured with other settings: delete it to measure again"));
+        }
+    }
+    let mut sensitivity = Sensitivity::default();
+    for (number, line) in lines.enumerate() {
+        let (name, pairs) = parse(line).ok_or_else(|| {
+            Error::new(format!("line {}: expected a weight and its losses", number + 2))
+                .with_hint("the file is damaged: delete it to measure again")
+        })?;
+        sensitivity.pairs.insert(name, pairs);
+    }
+    Ok((sensitivity, file))
+}
+
+fn parse(line: &str) -> Option<(String, Vec<(f64, f64)>)> {
+    let mut cells = line.split('\t');
+    let name = cells.next().filter(|name| !name.is_empty())?;
+    let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
+    let pair = |cell: &str| {
+        let (error, loss) = cell.split_once(':')?;
+        Some((number(error).filter(|&error| error > 0.0)?, number(loss)?))
+    };
+    let pairs: Option<Vec<(f64, f64)>> = cells.map(pair).collect();
+    pairs.filter(|pairs| pairs.len() == LEVELS.len()).map(|pairs| (name.to_string(), pairs))
+}
