@@ -62,6 +62,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item) -> Result<Encoded> {
     if same_form(tensor, item, &signs, &encoded.table) {
         return Ok(kept(tensor));
     }
+    tensor.codes.prepare();
     let codes = encoded.codes.par_chunks_mut(ROWS * row_bytes);
     let pieces = item.rows.div_ceil(ROWS);
     let norms: Vec<&mut [u8]> = match norm_bytes {

@@ -54,6 +54,12 @@ impl Bytes {
         Bytes::from(Vec::new())
     }
 
+    /// Makes them now, if they are not there yet: before tasks share them, since `make` may have
+    /// tasks of its own, and one that waits for them may be given another that needs the bytes.
+    pub fn prepare(&self) {
+        let _: &[u8] = self;
+    }
+
     /// How many there are; nothing is made to know it.
     pub fn len(&self) -> usize {
         self.range.len()

@@ -266,6 +266,9 @@ fn kept_weights_share_a_file_with_new_ones() {
         assert_eq!(is_same && *before.norms == *after.norms, !is_new, "{}", before.name);
         assert_eq!(first.sign_seed(&before.name) == second.sign_seed(&after.name), !is_new);
     }
+    // Another type is made from the values, whatever they are.
+    let plain = converted(&source, &out.join("plain.gguf"), &options(Some("F32")));
+    assert!(error(&logits(&first), &logits(&plain)).sqrt() < 0.03);
     let has = |name: &str| second.raw_tensor(name).is_some();
     assert!(has("gridmill.table.higgs_p2_n256") && has("gridmill.table.higgs_p2_n256.1"));
     assert!(has("gridmill.signs.512") && has("gridmill.signs.512.1"));
