@@ -1,5 +1,5 @@
-//! Files: GGUF read and write, safetensors, memory maps, shards, the planes of our own types, the cache folder,
-//! downloads.
+//! Files: GGUF read and write, safetensors, memory maps, shards, the planes of our own types, the
+//! cache folder, downloads.
 //!
 //! [`Source`] opens a model, [`Writer`] makes one, [`planes`] is the registry that ties our planes
 //! to the weights they hold (`formats/planes.md`).

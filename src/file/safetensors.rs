@@ -48,8 +48,8 @@ impl Safetensors {
     /// Opens a file and checks its header.
     ///
     /// # Errors
-    /// If it cannot be read, its header is too long or no JSON, or a tensor lies outside the file or
-    /// has not the bytes that its shape needs.
+    /// If it cannot be read, its header is too long or no JSON, or a tensor lies outside the file
+    /// or has not the bytes that its shape needs.
     pub fn open(path: &Path) -> Result<Safetensors> {
         let map = Map::open(path)?;
         let tensors = parse(map.as_slice()).at(path.display())?;

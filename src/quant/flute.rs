@@ -29,8 +29,8 @@ impl Packing {
         known.then_some(Packing { bits, tile })
     }
 
-    /// What the kernel of this number wants, which is what newer files name: of each three groups of
-    /// kernels the first has tiles of 64. (From `qgemm_kernel_raw_generated_configs.pth`.)
+    /// What the kernel of this number wants, which is what newer files name: of each three groups
+    /// of kernels the first has tiles of 64. (From `qgemm_kernel_raw_generated_configs.pth`.)
     pub fn of_template(bits: usize, template: u64) -> Option<Packing> {
         let (group, count) = if bits == 4 { (16, 144) } else { (4, 36) };
         let tile = if (template / group).is_multiple_of(3) { 64 } else { 32 };
@@ -104,8 +104,8 @@ fn unpack_3(words: [&[u8]; 3], tile: usize, codes: &mut [u8]) {
     }
 }
 
-/// The grid of `transformers` (`integrations/higgs.py`) for codes of `bits` bits a value, `p` values
-/// to a point: `(n, p)`, row after row.
+/// The grid of `transformers` (`integrations/higgs.py`) for codes of `bits` bits a value, `p`
+/// values to a point: `(n, p)`, row after row.
 pub fn published_grid(p: usize, bits: usize) -> Option<Vec<f32>> {
     let bytes: &[u8] = match (p, bits) {
         (1, 4) => include_bytes!("published/p1_n16.f32"),

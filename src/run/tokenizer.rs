@@ -13,7 +13,7 @@ const TELLING: [&str; 8] = [
     "camelCase HTTPServer don't DON'T we'Ve 9s 10th 2024-05-17",
     "\u{e9}l\u{e8}ve \u{c4}RGER stra\u{df}e na\u{ef}ve 3\u{b2} \u{bd} x\u{2081}2",
     "\u{65e5}\u{672c}\u{8a9e}\u{306e}\u{6587}\u{7ae0}123\u{3001}\u{d55c}\u{ad6d}\u{c5b4} \u{4e2d}",
-    "\u{41f}\u{440}\u{438}\u{432}\u{435}\u{442} \u{43c}\u{438}\u{440} \u{661}\u{662}\u{663} \u{915}",
+    "\u{41f}\u{440}\u{438}\u{432}\u{435}\u{442} \u{43c}\u{438}\u{440} \u{661}\u{662} \u{915}",
     "\u{1f600}\u{1f680} \u{201c}quoted\u{201d} \u{2014} \u{2026}\u{20ac}5 a\u{a0}b\u{2009}c",
 ];
 

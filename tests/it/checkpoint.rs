@@ -184,7 +184,7 @@ impl Module {
         let (side, points, grid) = (1 << bits, WIDTH / p, &self.grid);
         let part = |n: usize, k: usize| {
             let code = self.codes[n * points + k / p];
-            if p == 2 && k % 2 == 0 { code >> bits } else { code & ((1 << bits) - 1) }
+            if p == 2 && k.is_multiple_of(2) { code >> bits } else { code & ((1 << bits) - 1) }
         };
         let words = pack((bits, kind.tile), (WIDTH, WIDTH), part);
         let half = |values: &[f32]| -> Vec<u8> {

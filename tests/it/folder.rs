@@ -85,8 +85,8 @@ impl Folder {
         let tensors = tensors.map(|part| {
             let mut shape: Vec<usize> = part.shape.iter().map(|&size| size as usize).collect();
             shape.reverse();
-            let is_rotated = arch == "llama" && part.name.contains(".attn_q.")
-                || arch == "llama" && part.name.contains(".attn_k.");
+            let is_rotated = arch == "llama"
+                && (part.name.contains(".attn_q.") || part.name.contains(".attn_k."));
             let bytes = match is_rotated {
                 true => halves(&part.bytes, shape[0], head_len),
                 false => part.bytes.clone(),
@@ -191,6 +191,12 @@ pub(crate) fn tokenizer(metadata: &Metadata) -> Json {
             "single_word": false, "lstrip": false, "rstrip": false,
         })
     });
+    // A merge of texts that are no tokens is left out, since Hugging Face's library refuses it.
+    let is_whole = |merge: &&String| {
+        let whole = merge.replace(' ', "");
+        merge.split(' ').chain([whole.as_str()]).all(|token| plain.contains_key(token))
+    };
+    let merges: Vec<&String> = strings("merges").iter().filter(is_whole).collect();
     let bytes = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
     });
@@ -201,7 +207,7 @@ pub(crate) fn tokenizer(metadata: &Metadata) -> Json {
         "pre_tokenizer": bytes,
         "post_processor": null,
         "decoder": bytes,
-        "model": {"type": "BPE", "vocab": plain, "merges": strings("merges")},
+        "model": {"type": "BPE", "vocab": plain, "merges": merges},
     })
 }
 

@@ -1,8 +1,8 @@
 //! Weights that `transformers` has quantised with HIGGS: the codes as they are, the grid and the
 //! scales as our planes have them.
 //!
-//! A module has `weight` (codes, packed for FLUTE), `scales`, `tables` and `tables2` (the grid). The
-//! grid becomes integers, `unit` steps to 1, and the scales are divided by `unit`.
+//! A module has `weight` (codes, packed for FLUTE), `scales`, `tables` and `tables2` (the grid).
+//! The grid becomes integers, `unit` steps to 1, and the scales are divided by `unit`.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -176,9 +176,9 @@ impl Quantised {
         expect(entry, &["F16", "BF16"], &shape)?;
         let published = flute::published_grid(p, self.bits).expect("the constructor has seen it");
         let mut pairs = found.iter().zip(&published).enumerate();
-        // Written so that a NaN differs.
         let differs = |found: &f32, expected: &f32| {
-            !((found - expected).abs() <= GRID_TOLERANCE * expected.abs())
+            let difference = (found - expected).abs();
+            found.is_nan() || difference > GRID_TOLERANCE * expected.abs()
         };
         if let Some((at, (found, expected))) = pairs.find(|(_, (f, e))| differs(f, e)) {
             bail!("value {at} is {found}, but the published grid has {expected}");
@@ -186,8 +186,8 @@ impl Quantised {
         Ok(found.to_vec())
     }
 
-    /// The scales in our order, and for how many values each is: those of one block of the transform
-    /// are equal in what `transformers` writes, and then one is enough.
+    /// For how many values each scale is, and the scales in our order: those of one block of the
+    /// transform are equal in what `transformers` writes, and then one is enough.
     fn norms(
         &self,
         scales: &[f32],

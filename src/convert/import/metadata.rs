@@ -110,9 +110,7 @@ fn rope(config: &Map<String, Json>) -> Result<Rope> {
         Some(kind) if kind == BANDS => {
             let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
             if low >= high {
-                bail!(
-                    "`{name}`: expected low_freq_factor below high_freq_factor, found {low} and {high}"
-                );
+                bail!("`{name}.low_freq_factor`: expected less than {high}, found {low}");
             }
             let original = number("original_max_position_embeddings")?;
             Ok(Rope::Bands { factor: number("factor")?, low, high, original })
@@ -128,6 +126,7 @@ const BANDS: &str = "llama3";
 
 /// A value of the configuration; newer versions keep those of RoPE together.
 fn find<'a>(config: &'a Map<String, Json>, name: &str) -> Option<&'a Json> {
-    let nested = config.get("rope_parameters").and_then(|rope| rope.get(name));
-    config.get(name).or(nested).filter(|value| !value.is_null())
+    let value = |value: &&Json| !value.is_null();
+    let nested = || config.get("rope_parameters")?.get(name).filter(value);
+    config.get(name).filter(value).or_else(nested)
 }

@@ -1,8 +1,8 @@
 //! Models from Hugging Face folders, as the GGUF file that they stand for.
 //!
 //! A description in `models/` says which of its tensors has which name there, and which number of
-//! `config.json` is which key. Weights stay in the mapped files; what has to be put in another order
-//! is made when it is read, so that a model does not have to fit in memory.
+//! `config.json` is which key. Weights stay in the mapped files; what has to be put in another
+//! order is made when it is read, so that a model does not have to fit in memory.
 
 mod folder;
 mod higgs;
