@@ -14,6 +14,7 @@ use gridmill::types::{Basis, HIGGS, TensorType};
 use serde_json::{Value as Json, json};
 
 use crate::checkpoint::{HEAD_LEN, KIND, Kind, Random, WIDTH, checkpoint, pack};
+use crate::cli::{fails, gridmill, stderr, stdout, succeeds, text};
 use crate::folder::{Folder, halves, safetensors, write_json};
 use crate::models::{model_path, open};
 use crate::scratch::Scratch;
@@ -274,6 +275,23 @@ fn kept_weights_share_a_file_with_new_ones() {
     assert!(error(&logits(&second), &logits(&first)).sqrt() < 0.2);
 }
 
+#[test]
+fn the_program_converts_folders() {
+    let (folder, out) = (Scratch::new(), Scratch::new());
+    let (source, target) = (checkpoint(KIND).folder.write(&folder), out.join("out.gguf"));
+    let convert = gridmill(&["convert", text(&source), text(&target)]);
+    assert!(convert.status.success() && !stderr(&convert).contains("warning"), "{convert:?}");
+    let kept = |line: &&str| line.contains("attn_q") && line.contains("0.000000");
+    assert_eq!(stdout(&convert).lines().filter(kept).count(), 1, "{convert:?}");
+    assert!(succeeds(&["verify", text(&target)]).contains("every op agrees"));
+    let again = gridmill(&["convert", text(&source), text(&target), "--to", "q8_0"]);
+    assert!(again.status.success() && stderr(&again).contains("warning"), "{again:?}");
+    let inside = folder.join("model.safetensors");
+    fails(&["convert", text(&source), text(&inside)], 1, "model.safetensors");
+    assert!(import::open(&source).is_ok(), "the source is whole");
+    fails(&["run", text(&source), "-p", "x"], 1, "is a folder, expected a file");
+}
+
 /// What is wrong with a checkpoint, and the message after the folder's path, with `{Q}` for the
 /// first module and `{C}` for the configuration of the quantisation.
 type Case = (fn(&mut Folder), &'static str);
@@ -332,7 +350,7 @@ fn wrong_quantisations() {
             ),
             (
                 |folder| *quantisation(folder, "bits") = json!(-4),
-                "{C}bits: expected a small number above 0, found -4",
+                "{C}bits: expected 1 to 1048576, found -4",
             ),
             (
                 |folder| *quantisation(folder, "hadamard_size") = json!(96),

@@ -13,6 +13,7 @@ use super::tensors::Order;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::Entry;
+use crate::limits;
 use crate::quant::flute::{self, Packing};
 use crate::types::{Basis, Bytes, HIGGS, Higgs, SUB, Tensor, TensorType};
 
@@ -53,10 +54,10 @@ impl Quantised {
         for (number, (name, default)) in numbers.iter_mut().zip(DEFAULTS) {
             let value = config.get(name).filter(|value| !value.is_null());
             let found = value.map_or(Some(default), Value::as_u64);
-            // Nothing here is near 2^20.
-            *number = match found.filter(|&found| (1..1 << 20).contains(&found)) {
+            let max = limits::WIDTH_MAX;
+            *number = match found.filter(|found| (1..=max).contains(found)) {
                 Some(found) => found as usize,
-                None => bail!("{name}: expected a small number above 0, found {}", config[name]),
+                None => bail!("{name}: expected 1 to {max}, found {}", config[name]),
             };
         }
         let [bits, p, hadamard, group] = numbers;
