@@ -69,3 +69,10 @@ pub const TUNING_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of a file with what a GPU's driver compiled. A model has some twenty shaders of a hundred
 /// kilobytes at most.
 pub const COMPILED_BYTES_MAX: u64 = 1 << 28;
+
+/// Bytes of the header of a safetensors file, as its reference implementation has it.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// Bytes of a JSON or template file beside the weights of a Hugging Face folder. The largest, a
+/// tokenizer of 2^18 tokens, has some 30 million.
+pub const FOLDER_JSON_BYTES_MAX: u64 = 1 << 28;

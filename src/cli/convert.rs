@@ -6,7 +6,7 @@ use regex::Regex;
 
 use super::calibrate::CalibrationFlags;
 use super::print;
-use crate::convert::{self, Item, Line, Options, Report, Statistics};
+use crate::convert::{self, Item, Line, Options, Report, Statistics, import};
 use crate::error::{Error, Result};
 use crate::file::Source;
 use crate::file::planes::transform_by_text;
@@ -15,14 +15,14 @@ use crate::types::{Basis, TensorType};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A GGUF file, or the first shard of one
+    /// A GGUF file, a shard of one, or a Hugging Face folder
     source: PathBuf,
     /// Where the result goes; replaced only when it is whole
     target: PathBuf,
-    /// A type or a preset: higgs2, higgs3, higgs4, higgs8
-    #[arg(long = "to", value_name = "TYPE", default_value = "higgs4")]
-    #[arg(value_parser = presets::by_name)]
-    kind: &'static dyn TensorType,
+    /// A type or a preset: higgs2, higgs3, higgs4, higgs8. Without it, weights in our own types
+    /// stay as they are, and the others become higgs4
+    #[arg(long = "to", value_name = "TYPE", value_parser = presets::by_name)]
+    kind: Option<&'static dyn TensorType>,
     /// Type of the embedding and the head
     #[arg(long, value_name = "TYPE", value_parser = presets::by_name)]
     embedding_type: Option<&'static dyn TensorType>,
@@ -49,10 +49,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn convert(args: Args) -> anyhow::Result<()> {
-    let source = Source::open(&args.source)?;
-    warn_if_coarse(&source);
+    let source = import::open(&args.source)?;
     let options = Options {
-        kind: args.kind,
+        kind: args.kind.map_or_else(|| presets::by_name("higgs4"), Ok)?,
+        keep: args.kind.is_none(),
         vocabulary_kind: args.embedding_type,
         overrides: args.tensor_type,
         seed: args.seed,
@@ -60,6 +60,7 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         group: args.group,
         form: convert::form(args.native_types),
     };
+    warn_if_coarse(&source, &options);
     if args.dry_run {
         let items = convert::plan(&source, &options)?;
         let lines: Vec<Line> =
@@ -87,8 +88,8 @@ pub(super) fn run(
 }
 
 /// Rounding what was already rounded costs quality twice.
-pub(super) fn warn_if_coarse(source: &Source) {
-    if let Some(tensor) = convert::is_coarse(source) {
+pub(super) fn warn_if_coarse(source: &Source, options: &Options) {
+    if let Some(tensor) = convert::is_coarse(source, options) {
         print::note(format_args!(
             "warning: {} holds {} weights: what that cost stays, and this conversion adds to it",
             source.path().display(),

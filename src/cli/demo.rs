@@ -60,9 +60,9 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
     let source = fetch(&demo, folder)?;
     print::note(format_args!("converting {} to {}", source.display(), kind.name()));
     let source = Source::open(&source)?;
-    conversion::warn_if_coarse(&source);
     let options = Options {
         kind,
+        keep: false,
         vocabulary_kind: None,
         overrides: Vec::new(),
         seed: 1,
@@ -70,6 +70,7 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
         group: None,
         form: form(false),
     };
+    conversion::warn_if_coarse(&source, &options);
     let report = conversion::run(&source, &target, &options, None)?;
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     print::note(format_args!("{from} became {to} in {:.1} s", report.time.as_secs_f64()));

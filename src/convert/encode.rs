@@ -46,6 +46,9 @@ impl Encoded {
 /// # Errors
 /// If a weight is not finite.
 pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) -> Result<Encoded> {
+    if item.keep {
+        return Ok(kept(tensor));
+    }
     let signs = match item.basis {
         Basis::Original => Vec::new(),
         _ => transform::signs(item.sign_seed, item.cols),
@@ -61,11 +64,10 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
         error: 0.0,
         output_error: None,
     };
-    if same_form(tensor, item, &signs) {
-        encoded.codes.copy_from_slice(&tensor.codes);
-        encoded.norms.copy_from_slice(&tensor.norms);
-        return Ok(encoded);
+    if same_form(tensor, item, &signs, &encoded.table) {
+        return Ok(kept(tensor));
     }
+    tensor.codes.prepare();
     let codes = encoded.codes.par_chunks_mut(ROWS * row_bytes);
     let pieces = item.rows.div_ceil(ROWS);
     let norms: Vec<&mut [u8]> = match norm_bytes {
@@ -107,11 +109,23 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
     Ok(encoded)
 }
 
-/// Whether the codes can be taken as they are.
-fn same_form(tensor: &Tensor, item: &Item, signs: &[i8]) -> bool {
+/// All planes as they are.
+fn kept(tensor: &Tensor) -> Encoded {
+    Encoded {
+        codes: tensor.codes.to_vec(),
+        norms: tensor.norms.to_vec(),
+        table: tensor.table.to_vec(),
+        signs: tensor.signs.to_vec(),
+        error: 0.0,
+        output_error: None,
+    }
+}
+
+/// Whether coding the tensor again would give what it has.
+fn same_form(tensor: &Tensor, item: &Item, signs: &[i8], table: &[u8]) -> bool {
     let planes = tensor.kind.id() == item.kind.id() && tensor.group == item.group;
     let signs: &[u8] = bytemuck::cast_slice(signs);
-    planes && tensor.basis == item.basis && *tensor.signs == *signs
+    planes && tensor.basis == item.basis && *tensor.signs == *signs && *tensor.table == *table
 }
 
 /// Codes a few rows so that later inputs make up for the errors of earlier ones.

@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod encode;
+pub mod import;
 mod recipe;
 pub mod shape;
 pub mod statistics;
@@ -166,7 +167,11 @@ fn lay_out(
                 group: item.group as u32,
                 sign_seed: item.sign_seed,
             };
-            for plane in builder.add(record)? {
+            let new = match source.tensor(&item.name)?.filter(|_| item.keep) {
+                Some(tensor) => builder.add_with_table(record, &tensor.table)?,
+                None => builder.add(record)?,
+            };
+            for plane in new {
                 planes.push(plane.role);
                 records.push(plane.tensor);
             }
@@ -192,11 +197,12 @@ fn record(tensor: &Tensor, sign_seed: u64) -> Record {
     }
 }
 
-/// Whether the matrices of a source are so coarse that converting them costs quality twice: stored
-/// in fewer than 8 bits a weight.
-pub fn is_coarse(source: &Source) -> Option<&Tensor> {
+/// Whether matrices of a source that do not stay as they are are so coarse that converting them
+/// costs quality twice: stored in fewer than 8 bits a weight.
+pub fn is_coarse<'a>(source: &'a Source, options: &Options) -> Option<&'a Tensor> {
+    let stays = |tensor: &Tensor| options.keep && tensor.kind.id() >= PRIVATE_IDS;
     let bits = |tensor: &Tensor| 8.0 * tensor.bytes() as f64 / tensor.len() as f64;
-    source.tensors().find(|tensor| tensor.rows > 1 && bits(tensor) < 8.0)
+    source.tensors().find(|tensor| tensor.rows > 1 && bits(tensor) < 8.0 && !stays(tensor))
 }
 
 /// The form of the written file.

@@ -15,6 +15,8 @@ use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
 pub struct Options {
     /// Of the matrices of the layers.
     pub kind: &'static dyn TensorType,
+    /// Whether weights in one of our own types stay as they are, where no other field names them.
+    pub keep: bool,
     /// Of the embedding and the head; chosen by what `kind` is, if there is none.
     pub vocabulary_kind: Option<&'static dyn TensorType>,
     /// The last pattern that matches a tensor's name decides its type.
@@ -63,6 +65,8 @@ pub struct Item {
     pub group: usize,
     /// What the signs are made from.
     pub sign_seed: u64,
+    /// Whether all planes stay as they are.
+    pub keep: bool,
 }
 
 impl Item {
@@ -94,15 +98,17 @@ pub fn choose(source: &Source, model: &Model, options: &Options) -> Result<Vec<I
 fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> Result<Item> {
     let (role, _) = model.tensors.place(&tensor.name).expect("the model claims every tensor");
     let matching = options.overrides.iter().rev().find(|(p, _)| p.is_match(&tensor.name));
+    let keep = matching.is_none() && stays(tensor, role, options);
     let choice = match matching {
         Some(&(_, kind)) => fit(kind, tensor, options)?,
+        None if keep => Choice { kind: tensor.kind, basis: tensor.basis, group: tensor.group },
         None if role.is_layer_matrix() => fit(options.kind, tensor, options)?,
         None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
         None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
     };
-    let raw = source.raw_tensor(&tensor.name);
-    let shape = match raw {
+    let shape = match source.raw_tensor(&tensor.name) {
         Some(raw) => raw.info.shape.clone(),
+        None if tensor.rows == 1 => vec![tensor.cols as u64],
         None => vec![tensor.cols as u64, tensor.rows as u64],
     };
     Ok(Item {
@@ -115,8 +121,15 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         kind: choice.kind,
         basis: choice.basis,
         group: choice.group,
-        sign_seed: options.seed,
+        sign_seed: if keep { source.sign_seed(&tensor.name) } else { options.seed },
+        keep,
     })
+}
+
+/// What was coded once is not coded again without need: it would lose twice.
+fn stays(tensor: &Tensor, role: Role, options: &Options) -> bool {
+    let is_named = role.is_vocabulary_matrix() && options.vocabulary_kind.is_some();
+    options.keep && tensor.kind.id() >= PRIVATE_IDS && !is_named
 }
 
 /// Norms, biases and factors stay plain floats: they are small and every token meets them.

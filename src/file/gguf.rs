@@ -30,7 +30,7 @@ pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 
 /// A parsed head.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Gguf {
     /// 2 or 3; they differ in nothing that concerns a little-endian file.
     pub version: u32,

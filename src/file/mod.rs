@@ -1,5 +1,5 @@
-//! Files: GGUF read and write, memory maps, shards, the planes of our own types, the cache folder,
-//! downloads.
+//! Files: GGUF read and write, safetensors, memory maps, shards, the planes of our own types, the
+//! cache folder, downloads.
 //!
 //! [`Source`] opens a model, [`Writer`] makes one, [`planes`] is the registry that ties our planes
 //! to the weights they hold (`formats/planes.md`).
@@ -13,6 +13,7 @@ mod hub;
 mod map;
 mod metadata;
 pub mod planes;
+pub mod safetensors;
 mod shards;
 mod source;
 mod writer;

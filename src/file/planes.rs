@@ -40,9 +40,9 @@ pub enum Role {
     Codes,
     /// `(rows, cols / group)` half-precision scales.
     Norms,
-    /// `(n, p)` int8 grid points; shared by every tensor of the type.
+    /// `(n, p)` int8 grid points; shared by the tensors of the type that have the same.
     Table,
-    /// `(cols)` int8, +1 or -1; shared by every tensor of this width.
+    /// `(cols)` int8, +1 or -1; shared by the tensors of this width that have the same.
     Signs,
 }
 
@@ -91,7 +91,7 @@ pub struct Record {
     pub basis: Basis,
     /// Weights per norm.
     pub group: u32,
-    /// What the signs were made from; they are stored, so no reader needs it.
+    /// What the signs were made from, 0 if all are +1; they are stored, so no reader needs it.
     pub sign_seed: u64,
 }
 
@@ -253,7 +253,10 @@ pub struct PlanesBuilder {
     form: Form,
     registry: Registry,
     written: HashSet<String>,
-    seeds: HashMap<u64, u64>,
+    /// The seeds that signs of a width were made from, in the order of their planes.
+    seeds: HashMap<u64, Vec<u64>>,
+    /// The tables of a type, the type's own among them, in the order of their planes.
+    tables: HashMap<u32, Vec<Vec<u8>>>,
 }
 
 impl PlanesBuilder {
@@ -264,32 +267,43 @@ impl PlanesBuilder {
             registry: Registry::default(),
             written: HashSet::new(),
             seeds: HashMap::new(),
+            tables: HashMap::new(),
         }
     }
 
-    /// Adds a weight; the result is the planes to write for it, shared ones only the first time:
-    /// codes, norms, then table and signs where they are new.
+    /// Adds a weight with the type's own table; the result is the planes to write for it, shared
+    /// ones only the first time: codes, norms, then table and signs where they are new.
     ///
     /// # Errors
-    /// If the record is not valid, a plane's name is taken or too long, or the signs of this width
-    /// were made from another seed.
+    /// If the record is not valid, or a plane's name is taken or too long.
     pub fn add(&mut self, record: Record) -> Result<Vec<NewPlane>> {
+        let own = record.kind.table().unwrap_or_default();
+        self.add_with_table(record, bytemuck::cast_slice(own))
+    }
+
+    /// [`PlanesBuilder::add`] of a weight whose table may differ from the type's own.
+    ///
+    /// # Errors
+    /// As [`PlanesBuilder::add`], or if the table has not the length of the type's.
+    pub fn add_with_table(&mut self, record: Record, table: &[u8]) -> Result<Vec<NewPlane>> {
         let place = format!("tensor `{}`", record.name);
         record.check().at(&place)?;
         if self.registry.records.iter().any(|other| other.name == record.name) {
             bail!("{place} is written twice");
         }
-        if record.basis != Basis::Original {
-            let seed = *self.seeds.entry(record.cols).or_insert(record.sign_seed);
-            if seed != record.sign_seed {
-                let (cols, other) = (record.cols, record.sign_seed);
-                bail!("{place}: sign seed {other}, but rows of {cols} already use seed {seed}");
-            }
+        let own = record.kind.table().unwrap_or_default();
+        if own.len() != table.len() {
+            bail!("{place}: a table of {} bytes, expected {}", table.len(), own.len());
         }
         let mut planes = HashMap::new();
         let mut new = Vec::new();
         for role in record.roles() {
+            // The first plane of its kind has the plain name, another one a number behind it.
             let name = record.plane_name(role);
+            let name = match self.number(&record, role, table) {
+                0 => name,
+                number => format!("{name}.{number}"),
+            };
             check_plane_name(&name).at(&place)?;
             let shared = matches!(role, Role::Table | Role::Signs);
             if self.written.insert(name.clone()) {
@@ -303,6 +317,19 @@ impl PlanesBuilder {
         self.registry.records.push(record);
         self.registry.planes.push(planes);
         Ok(new)
+    }
+
+    /// Which of the planes that differ in content alone this is.
+    fn number(&mut self, record: &Record, role: Role, table: &[u8]) -> usize {
+        match role {
+            Role::Codes | Role::Norms => 0,
+            Role::Table => {
+                let own = record.kind.table().unwrap_or_default();
+                let own = || vec![bytemuck::cast_slice(own).to_vec()];
+                place(self.tables.entry(record.kind.id()).or_insert_with(own), table.to_vec())
+            }
+            Role::Signs => place(self.seeds.entry(record.cols).or_default(), record.sign_seed),
+        }
     }
 
     /// Turns the metadata of the source into that of the file: what no longer holds goes, the
@@ -319,6 +346,14 @@ impl PlanesBuilder {
             self.registry.write(metadata);
         }
     }
+}
+
+/// Where a value stands in a list, at whose end it is put if it is new.
+fn place<T: PartialEq>(list: &mut Vec<T>, value: T) -> usize {
+    list.iter().position(|known| *known == value).unwrap_or_else(|| {
+        list.push(value);
+        list.len() - 1
+    })
 }
 
 /// `none`, `hadamard:64`, `kronecker:36x16`.

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::gguf::TensorInfo;
+use super::gguf::{Gguf, TensorInfo};
+use super::map::Map;
 use super::metadata::Metadata;
 use super::planes::{Form, Record, Registry, Role};
 use super::shards::{self, Shard};
@@ -25,9 +26,11 @@ pub struct Source {
     weights: Vec<Tensor>,
     /// Index in `weights`.
     names: HashMap<String, usize>,
+    /// What the signs of weights with planes were made from.
+    sign_seeds: HashMap<String, u64>,
     /// Tensors that are no weights and no planes.
     others: Vec<(usize, usize)>,
-    /// The metadata of a model that was made in memory and lies in no file.
+    /// The metadata of a model that lies in no GGUF file.
     made: Option<Metadata>,
 }
 
@@ -66,9 +69,9 @@ impl Source {
                 }
             }
         }
-        let (weights, names, others) = (Vec::new(), HashMap::new(), Vec::new());
+        let nothing = Source::made(String::new(), Metadata::new(), Vec::new());
         let path = path.to_path_buf();
-        let mut source = Source { path, shards, places, weights, names, others, made: None };
+        let mut source = Source { path, shards, places, made: None, ..nothing };
         source.assemble(types).at(source.path.display())?;
         Ok(source)
     }
@@ -82,9 +85,23 @@ impl Source {
             places: HashMap::new(),
             names: names.map(|(index, weight)| (weight.name.clone(), index)).collect(),
             weights,
+            sign_seeds: HashMap::new(),
             others: Vec::new(),
             made: Some(metadata),
         }
+    }
+
+    /// A model that was read from files of another format: the path that was opened, the files, and
+    /// what they are as a GGUF file.
+    pub fn imported(
+        path: PathBuf,
+        files: impl IntoIterator<Item = (PathBuf, Map)>,
+        metadata: Metadata,
+        weights: Vec<Tensor>,
+    ) -> Source {
+        let shard = |(path, map)| Shard { path, map, gguf: Gguf::default() };
+        let shards = files.into_iter().map(shard).collect();
+        Source { path, shards, ..Source::made(String::new(), metadata, weights) }
     }
 
     /// The path that was opened.
@@ -99,7 +116,7 @@ impl Source {
 
     /// Bytes of all files together; of the weights, where there is no file.
     pub fn file_bytes(&self) -> u64 {
-        if self.made.is_some() {
+        if self.shards.is_empty() {
             return self.weights.iter().map(|weight| weight.bytes() as u64).sum();
         }
         self.shards.iter().map(|shard| shard.map.len() as u64).sum()
@@ -156,6 +173,11 @@ impl Source {
         bail!("tensor `{name}` has type {}, which is not supported", info.kind.name)
     }
 
+    /// What the signs of a weight were made from; 0 where they are all +1, or there are none.
+    pub fn sign_seed(&self, name: &str) -> u64 {
+        self.sign_seeds.get(name).copied().unwrap_or(0)
+    }
+
     /// Every weight, planes put together, in file order.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.weights.iter()
@@ -189,6 +211,7 @@ impl Source {
                 bail!("tensor `{}` is in the file twice: whole, and as planes", record.name);
             }
             let weight = self.join(record, names).at(format_args!("tensor `{}`", record.name))?;
+            self.sign_seeds.insert(record.name.clone(), record.sign_seed);
             weights.insert(self.places[&names[&Role::Codes]], weight);
             planes.extend(names.values().map(|name| self.places[name]));
         }

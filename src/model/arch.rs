@@ -1,5 +1,6 @@
 //! `models/*.toml` to [`Arch`]: a closed vocabulary, in which a mistake fails the tests.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
@@ -29,9 +30,23 @@ pub struct Arch {
     pub name: String,
     /// The shape of one layer.
     pub block: BlockWords,
+    /// How Hugging Face folders say the same; none where they are not read.
+    pub huggingface: Option<FolderWords>,
     /// Every tensor that a file may hold.
     #[serde(rename = "tensor")]
     pub tensors: Vec<TensorWords>,
+}
+
+/// What a Hugging Face folder calls things.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FolderWords {
+    /// The classes of `transformers` that are this architecture.
+    pub classes: Vec<String>,
+    /// Keys of GGUF, without the architecture, and the integers of `config.json` that they are.
+    pub integers: BTreeMap<String, String>,
+    /// The same for numbers that are no integers.
+    pub floats: BTreeMap<String, String>,
 }
 
 /// The words that describe a layer.
@@ -92,6 +107,8 @@ pub enum QueryScale {
 pub struct TensorWords {
     /// Its name in GGUF, with `{layer}` for the number.
     pub name: String,
+    /// Its name in a Hugging Face folder, if it is there.
+    pub huggingface: Option<String>,
     /// What the forward pass uses it for.
     pub role: Role,
     /// Outputs first.
@@ -177,12 +194,31 @@ impl Arch {
         })
     }
 
+    /// The architecture of this class of `transformers`.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn by_class(class: &str) -> Result<&'static Arch> {
+        let classes =
+            |arch: &'static Arch| arch.huggingface.iter().flat_map(|words| &words.classes);
+        let found = ARCHS.iter().find(|arch| classes(arch).any(|known| known == class));
+        found.ok_or_else(|| {
+            let known: Vec<&str> = ARCHS.iter().flat_map(classes).map(String::as_str).collect();
+            Error::new(format!("unknown class `{class}`, expected {}", known.join(", ")))
+        })
+    }
+
     /// Which values of a head are rotated together.
     pub fn pairing(&self) -> Pairing {
         match self.block.rope {
             RopeWord::Interleaved => Pairing::Interleaved,
             RopeWord::Halves => Pairing::Halves,
         }
+    }
+
+    /// Whether the values that are rotated together are neighbours.
+    pub fn pairs_neighbours(&self) -> bool {
+        self.pairing() == Pairing::Interleaved
     }
 
     /// The gate's non-linearity.

@@ -43,7 +43,7 @@ impl Curve {
         }
         let least = |offers: &Vec<Offer>| offers.iter().map(|offer| offer.bytes).min();
         let most = |offers: &Vec<Offer>| offers.iter().map(|offer| offer.bytes).max();
-        let base = tensors.iter().filter_map(least).sum();
+        let base: u64 = tensors.iter().filter_map(least).sum();
         let top: u64 = tensors.iter().filter_map(most).sum();
         let above = |offers: &Vec<Offer>| -> Vec<u64> {
             let least = least(offers).unwrap_or(0);

@@ -3,6 +3,7 @@
 pub mod allocate;
 pub mod alpha;
 mod factor;
+pub mod flute;
 pub mod grid;
 pub mod moments;
 pub mod presets;

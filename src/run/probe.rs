@@ -37,11 +37,7 @@ impl<'a> Probe<'a> {
     ///
     /// # Errors
     /// If the model cannot be run.
-    pub fn new(
-        model: &Model,
-        options: &'a Options,
-        windows: &'a [Vec<u32>],
-    ) -> Result<Probe<'a>> {
+    pub fn new(model: &Model, options: &'a Options, windows: &'a [Vec<u32>]) -> Result<Probe<'a>> {
         let plan = floats(model, |_| true, float)?;
         let mut probe = Probe {
             options,

@@ -2,7 +2,20 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Source};
-use crate::text::{ChatTemplate, Tokenizer, Vocab};
+use crate::text::{ChatTemplate, Tokenizer, Vocab, tokenizer};
+
+/// Texts that pre-tokenizers cut differently: words, contractions, runs of digits, spaces and line
+/// ends, punctuation, several scripts.
+const TELLING: [&str; 8] = [
+    "Hello world, it's 12 o'clock and I'LL pay 1234567 for    four  spaces",
+    "a\n\n  b\n \n\n\n c\t\td   ",
+    "x=3.14159*(y-100000)/7; // !!! ??? ... --> #$%&@",
+    "camelCase HTTPServer don't DON'T we'Ve 9s 10th 2024-05-17",
+    "\u{e9}l\u{e8}ve \u{c4}RGER stra\u{df}e na\u{ef}ve 3\u{b2} \u{bd} x\u{2081}2",
+    "\u{65e5}\u{672c}\u{8a9e}\u{306e}\u{6587}\u{7ae0}123\u{3001}\u{d55c}\u{ad6d}\u{c5b4} \u{4e2d}",
+    "\u{41f}\u{440}\u{438}\u{432}\u{435}\u{442} \u{43c}\u{438}\u{440} \u{661}\u{662} \u{915}",
+    "\u{1f600}\u{1f680} \u{201c}quoted\u{201d} \u{2014} \u{2026}\u{20ac}5 a\u{a0}b\u{2009}c",
+];
 
 /// The tokenizer of a model.
 ///
@@ -11,6 +24,37 @@ use crate::text::{ChatTemplate, Tokenizer, Vocab};
 pub fn tokenizer(source: &Source) -> Result<Tokenizer> {
     let vocab = vocab(source.metadata()).and_then(Tokenizer::new);
     vocab.map_err(|error| error.at(source.path().display()))
+}
+
+/// The name of the pre-tokenizer with which the tokenizer in `metadata` gives the ids that another
+/// one gives; `spell` is the other one's way back to text.
+///
+/// # Errors
+/// If there is none.
+pub fn find_pre_tokenizer(
+    metadata: &Metadata,
+    encode: &dyn Fn(&str) -> Vec<u32>,
+    spell: &dyn Fn(&[u32]) -> String,
+) -> Result<String> {
+    let texts = TELLING.map(|text| (text, encode(text)));
+    // A small vocabulary cannot spell everything; what is lost tells nothing.
+    let is_whole = |(text, ids): &&(&str, Vec<u32>)| spell(ids) == *text;
+    let texts: Vec<_> = texts.iter().filter(is_whole).collect();
+    if texts.is_empty() {
+        return Err(Error::new("the tokenizer does not bring texts back as they were"));
+    }
+    let vocab = vocab(metadata)?;
+    for name in tokenizer::distinct_pre_tokenizers() {
+        let vocab = Vocab { pre: Some(name.to_string()), ..vocab.clone() };
+        let ours = Tokenizer::new(vocab)?;
+        let same = |(text, ids): &&(&str, Vec<u32>)| {
+            ours.encode(text, false).is_ok_and(|found| found == *ids)
+        };
+        if texts.iter().all(same) {
+            return Ok(name.to_string());
+        }
+    }
+    Err(Error::new("no pre-tokenizer known here cuts texts as this tokenizer does"))
 }
 
 /// The chat template of a model.

@@ -368,6 +368,10 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     RULES.iter().flat_map(|rule| rule.names.iter().copied())
 }
 
+pub(super) fn first_names() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.names[0])
+}
+
 fn split_passes<'t>(passes: &[(Regex, Spaces)], text: &'t str, piece: &mut dyn FnMut(&'t str)) {
     let Some(((regex, spaces), rest)) = passes.split_first() else {
         if !text.is_empty() {

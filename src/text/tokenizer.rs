@@ -210,6 +210,11 @@ pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
     pre::names()
 }
 
+/// One name for each way of cutting texts.
+pub fn distinct_pre_tokenizers() -> impl Iterator<Item = &'static str> {
+    pre::first_names()
+}
+
 fn pre_tokenizer(vocab: &Vocab, model: &str, warnings: &mut Vec<String>) -> Result<PreTokenizer> {
     if model == "gemma4" {
         return PreTokenizer::by_name(model);

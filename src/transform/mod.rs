@@ -18,8 +18,12 @@ pub use paley::{ORDER_MAX, Paley};
 
 /// `len` signs, +1 or -1, for the inputs of a weight: bit 63 of the outputs of `SplitMix64`.
 ///
-/// Sign `i` depends on `seed` and `i` alone, so a longer list begins with every shorter one.
+/// Sign `i` depends on `seed` and `i` alone, so a longer list begins with every shorter one. Seed 0
+/// stands for signs that are all +1.
 pub fn signs(seed: u64, len: usize) -> Vec<i8> {
+    if seed == 0 {
+        return vec![1; len];
+    }
     // https://prng.di.unimi.it/splitmix64.c: the state steps by a constant, the output mixes it.
     let mut state = seed;
     let mut next = || {

@@ -2,15 +2,34 @@
 
 use std::fmt;
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::TensorType;
 
-/// Bytes that keep their owner alive: a piece of a memory map, or of a buffer.
+/// Bytes that keep their owner alive: a piece of a memory map, or of a buffer; or bytes that are
+/// made when they are first read.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Owner,
     range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Held(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Made(Made),
+}
+
+struct Made {
+    make: Arc<dyn Fn() -> Vec<u8> + Send + Sync>,
+    bytes: OnceLock<Vec<u8>>,
+}
+
+impl Clone for Made {
+    /// The clone makes its bytes again, so that what was made goes away with whoever read it.
+    fn clone(&self) -> Made {
+        Made { make: self.make.clone(), bytes: OnceLock::new() }
+    }
 }
 
 impl Bytes {
@@ -20,19 +39,42 @@ impl Bytes {
     /// If the owner is shorter.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Bytes {
         assert!(range.start <= range.end && range.end <= (*owner).as_ref().len(), "{range:?}");
-        Bytes { owner, range }
+        Bytes { owner: Owner::Held(owner), range }
+    }
+
+    /// `len` bytes that `make` gives when they are first read. A clone keeps nothing of what was
+    /// made: a whole model of such bytes takes no memory.
+    pub fn made(len: usize, make: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Bytes {
+        let made = Made { make: Arc::new(make), bytes: OnceLock::new() };
+        Bytes { owner: Owner::Made(made), range: 0..len }
     }
 
     /// No bytes.
     pub fn empty() -> Bytes {
         Bytes::from(Vec::new())
     }
+
+    /// Makes them now, if they are not there yet: before tasks share them, since `make` may have
+    /// tasks of its own, and one that waits for them may be given another that needs the bytes.
+    pub fn prepare(&self) {
+        let _: &[u8] = self;
+    }
+
+    /// How many there are; nothing is made to know it.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
 }
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Bytes {
         let range = 0..bytes.len();
-        Bytes { owner: Arc::new(bytes), range }
+        Bytes { owner: Owner::Held(Arc::new(bytes)), range }
     }
 }
 
@@ -40,7 +82,15 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        let bytes = match &self.owner {
+            Owner::Held(owner) => (**owner).as_ref(),
+            Owner::Made(made) => made.bytes.get_or_init(|| {
+                let bytes = (made.make)();
+                assert_eq!(bytes.len(), self.range.len(), "as many bytes as were promised");
+                bytes
+            }),
+        };
+        &bytes[self.range.clone()]
     }
 }
 

@@ -1,10 +1,12 @@
 //! The integration tests: one binary, one module per subject.
 
 mod bad_models;
+mod checkpoint;
 mod cli;
 mod cpu;
 mod devices;
 mod download;
+mod folder;
 mod formats;
 mod gguf;
 #[cfg(feature = "gpu")]
@@ -12,6 +14,7 @@ mod gpu;
 mod grids;
 mod higgs;
 mod hostile;
+mod import;
 mod layers;
 mod models;
 mod planes;

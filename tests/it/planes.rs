@@ -353,6 +353,29 @@ fn planes_that_do_not_fit() {
     );
 }
 
+/// Signs of another seed and tables of another grid are planes of their own, each written once.
+#[test]
+fn shared_planes_may_differ() {
+    let builder = &mut PlanesBuilder::new(Form::Planes);
+    let mut names = |record: Record, table: Option<&[u8]>| {
+        let planes = match table {
+            Some(table) => builder.add_with_table(record, table),
+            None => builder.add(record),
+        };
+        let planes = planes.expect("a right record").into_iter().skip(2);
+        planes.map(|plane| plane.tensor.name().to_string()).collect::<Vec<String>>()
+    };
+    let other_seed = |name: &str| Record { sign_seed: 43, ..record(name) };
+    let (table, signs) = ("gridmill.table.grid_p2_n16", "gridmill.signs.192");
+    let other_table = format!("{table}.1");
+    assert_eq!(names(record("a"), Some(&[7; 32])), [other_table.as_str(), signs]);
+    assert_eq!(names(record("b"), None), [table]);
+    assert_eq!(names(other_seed("c"), None), [format!("{signs}.1")]);
+    assert!(names(other_seed("d"), Some(&[7; 32])).is_empty());
+    let error = builder.add_with_table(record("e"), &[7; 16]).expect_err("too short");
+    assert_eq!(error.to_string(), "tensor `e`: a table of 16 bytes, expected 32");
+}
+
 #[test]
 fn records_that_cannot_be_written() {
     let fails = |builder: &mut PlanesBuilder, record: Record, message: &str| {
@@ -363,8 +386,6 @@ fn records_that_cannot_be_written() {
     builder.add(record("a.weight")).expect("a right record");
     fails(builder, record("a.weight"), "tensor `a.weight` is written twice");
     fails(builder, record("a"), "tensor `a`: the plane name `a.codes` is taken");
-    let other = Record { sign_seed: 43, ..record("b.weight") };
-    fails(builder, other, "tensor `b.weight`: sign seed 43, but rows of 192 already use seed 42");
     let name = "n".repeat(60);
     fails(
         builder,

@@ -1,0 +1,116 @@
+//! The files of a Hugging Face folder.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::file::safetensors::{Entry, Safetensors};
+use crate::limits;
+use crate::types::Bytes;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// An opened folder: its configuration, and its weights mapped.
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) config: Map<String, Value>,
+    pub(super) files: Vec<Safetensors>,
+    /// Index in `files`.
+    places: HashMap<String, usize>,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> Result<Folder> {
+        let Some(config) = json(path, "config.json")? else {
+            let message = format!("{}: the folder has no config.json", path.display());
+            return Err(Error::new(message)
+                .with_hint("expected a GGUF file, or a folder as Hugging Face has them"));
+        };
+        let index = json(path, INDEX)?.map(|index| shard_names(&index)).transpose();
+        let names = index.at(path.join(INDEX).display())?.unwrap_or_else(|| vec![SINGLE.into()]);
+        if names == [SINGLE] && !path.join(SINGLE).exists() {
+            let message = format!("{}: the folder has no {SINGLE} and no {INDEX}", path.display());
+            return Err(Error::new(message).with_hint("weights in other formats are not read"));
+        }
+        let files = names.iter().map(|name| Safetensors::open(&path.join(name)));
+        let files = files.collect::<Result<Vec<Safetensors>>>()?;
+        let mut places = HashMap::new();
+        for (at, file) in files.iter().enumerate() {
+            for name in file.names() {
+                if places.insert(name.to_string(), at).is_some() {
+                    bail!("{}: tensor `{name}` is in two files", path.display());
+                }
+            }
+        }
+        Ok(Folder { path: path.to_path_buf(), config, files, places })
+    }
+
+    /// A JSON file of the folder, if it is there.
+    pub(super) fn json(&self, name: &str) -> Result<Option<Map<String, Value>>> {
+        json(&self.path, name)
+    }
+
+    /// A text file of the folder, if it is there.
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
+        text(&self.path, name)
+    }
+
+    /// A tensor and its bytes.
+    pub(super) fn get(&self, name: &str) -> Option<(&Entry, Bytes)> {
+        self.files[*self.places.get(name)?].get(name)
+    }
+
+    /// [`Folder::get`] of a tensor that must be there.
+    pub(super) fn require(&self, name: &str) -> Result<(&Entry, Bytes)> {
+        self.get(name).ok_or_else(|| Error::new(format!("tensor `{name}` is missing")))
+    }
+
+    /// Names of all tensors, sorted.
+    pub(super) fn names(&self) -> BTreeSet<&str> {
+        self.places.keys().map(String::as_str).collect()
+    }
+}
+
+/// The files that an index names, each once.
+fn shard_names(index: &Map<String, Value>) -> Result<Vec<String>> {
+    let Some(places) = index.get("weight_map").and_then(Value::as_object) else {
+        bail!("`weight_map` is missing, expected the file of each tensor");
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, file) in places {
+        let name = file.as_str().unwrap_or_default();
+        let mut parts = Path::new(name).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            bail!("tensor `{tensor}`: expected the name of a file in the folder, found {file}");
+        }
+        names.insert(name.to_string());
+    }
+    if names.is_empty() || names.len() > limits::SHARDS_MAX as usize {
+        bail!("{} files, expected 1 to {}", names.len(), limits::SHARDS_MAX);
+    }
+    Ok(names.into_iter().collect())
+}
+
+fn json(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
+    let Some(text) = text(folder, name)? else { return Ok(None) };
+    let value = serde_json::from_str(&text).map_err(|error| Error::new(error.to_string()));
+    Ok(Some(value.at(folder.join(name).display())?))
+}
+
+fn text(folder: &Path, name: &str) -> Result<Option<String>> {
+    let path = folder.join(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = fs::metadata(&path).at(path.display())?.len();
+    if bytes > limits::FOLDER_JSON_BYTES_MAX {
+        let max = limits::FOLDER_JSON_BYTES_MAX;
+        bail!("{}: the file has {bytes} bytes, expected at most {max}", path.display());
+    }
+    Ok(Some(fs::read_to_string(&path).at(path.display())?))
+}

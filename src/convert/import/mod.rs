@@ -1,0 +1,45 @@
+//! Models from Hugging Face folders, as the GGUF file that they stand for.
+//!
+//! A description in `models/` says which of its tensors has which name there, and which number of
+//! `config.json` is which key. Weights stay in the mapped files; what has to be put in another
+//! order is made when it is read, so that a model does not have to fit in memory.
+
+mod folder;
+mod higgs;
+mod metadata;
+mod tensors;
+mod tokenizer;
+
+use std::path::Path;
+
+use folder::Folder;
+
+use crate::error::{At, Error, Result};
+use crate::file::Source;
+use crate::model::Arch;
+
+/// Opens a GGUF file, any shard of one, or a Hugging Face folder.
+///
+/// # Errors
+/// If it cannot be read, breaks a rule of its format, or is not a model we know.
+pub fn open(path: &Path) -> Result<Source> {
+    if !path.is_dir() {
+        return Source::open(path);
+    }
+    let folder = Folder::open(path)?;
+    let arch = architecture(&folder).at(path.join("config.json").display())?;
+    let mut metadata = metadata::of(&folder, arch).at(path.join("config.json").display())?;
+    let weights = tensors::all(&folder, arch, &metadata).at(path.display())?;
+    tokenizer::add(&folder, weights[0].rows, &mut metadata).at(path.display())?;
+    let files = folder.files.iter().map(|file| (file.path().to_path_buf(), file.map().clone()));
+    Ok(Source::imported(path.to_path_buf(), files, metadata, weights))
+}
+
+/// The description that claims the folder's class.
+fn architecture(folder: &Folder) -> Result<&'static Arch> {
+    let classes = folder.config.get("architectures").and_then(|classes| classes.as_array());
+    match classes.and_then(|classes| classes.first()).and_then(|class| class.as_str()) {
+        Some(class) => Arch::by_class(class),
+        None => Err(Error::new("`architectures` is missing, expected a list of one name")),
+    }
+}

@@ -1,0 +1,214 @@
+//! Tensors of a folder, under their names in GGUF and in its order of rows.
+
+use std::collections::BTreeSet;
+
+use super::folder::Folder;
+use super::higgs::Quantised;
+use super::metadata::rope_factors;
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::file::safetensors::Entry;
+use crate::file::{Metadata, Source};
+use crate::model::arch::{Need, TensorWords};
+use crate::model::{Arch, Hparams, Role};
+use crate::types::{self, Basis, Bytes, Tensor};
+
+/// Endings of tensors that older versions stored and nothing needs.
+const NEEDLESS: [&str; 2] = [".rotary_emb.inv_freq", ".attn.masked_bias"];
+
+/// Every tensor of the model, the embedding first, then layer by layer.
+pub(super) fn all(folder: &Folder, arch: &Arch, metadata: &Metadata) -> Result<Vec<Tensor>> {
+    let quantised = Quantised::read(folder).at("config.json")?;
+    let embedding = embedding(folder, arch)?;
+    let known = Source::made(String::new(), metadata.clone(), vec![embedding.clone()]);
+    let hparams = Hparams::new(arch, &known).at("config.json")?;
+    let mut build = Build { folder, arch, quantised, hparams, used: BTreeSet::new() };
+    let mut tensors = vec![embedding];
+    for words in arch.tensors.iter().filter(|words| !is_of_layers(words)) {
+        tensors.extend(build.tensor(words, None)?.filter(|_| words.role != Role::Embedding));
+    }
+    for layer in 0..build.hparams.layers {
+        for words in arch.tensors.iter().filter(|words| is_of_layers(words)) {
+            tensors.extend(build.tensor(words, Some(layer))?);
+        }
+    }
+    build.check_all_used()?;
+    Ok(tensors)
+}
+
+fn is_of_layers(words: &TensorWords) -> bool {
+    words.name.contains("{layer}")
+}
+
+fn embedding(folder: &Folder, arch: &Arch) -> Result<Tensor> {
+    let words = arch.tensors.iter().find(|words| words.role == Role::Embedding);
+    let words = words.expect("every architecture has an embedding");
+    let name = words.huggingface.as_ref().expect("every folder has an embedding");
+    let (entry, bytes) = folder.require(name)?;
+    let [rows, cols] = entry.shape[..] else {
+        bail!("tensor `{name}`: expected two dimensions, found shape {:?}", entry.shape);
+    };
+    stock(&words.name, name, entry, bytes, &[rows, cols])
+}
+
+struct Build<'a> {
+    folder: &'a Folder,
+    arch: &'a Arch,
+    quantised: Option<Quantised>,
+    hparams: Hparams,
+    /// Names in the folder.
+    used: BTreeSet<String>,
+}
+
+impl Build<'_> {
+    fn tensor(&mut self, words: &TensorWords, layer: Option<usize>) -> Result<Option<Tensor>> {
+        let numbered = |text: &str| match layer {
+            Some(layer) => text.replace("{layer}", &layer.to_string()),
+            None => text.to_string(),
+        };
+        let name = numbered(&words.name);
+        if words.role == Role::RopeFactors {
+            let factors = rope_factors(&self.folder.config, self.hparams.rope_len);
+            return Ok(factors.at("config.json")?.map(|factors| vector(name, &factors)));
+        }
+        let Some(other) = words.huggingface.as_deref().map(numbered) else { return Ok(None) };
+        self.used.insert(other.clone());
+        // A head that is the embedding may still be stored.
+        let is_tied = words.role == Role::Head && self.is_tied();
+        let Some((entry, bytes)) = self.folder.get(&other).filter(|_| !is_tied) else {
+            match words.need {
+                Need::Always => bail!("tensor `{other}` is missing"),
+                Need::Sometimes => return Ok(None),
+            }
+        };
+        let shape: Vec<u64> = words.shape.iter().map(|&dim| self.hparams.dim(dim) as u64).collect();
+        let order = self.order(words.role);
+        if let Some((quantised, module)) = self.quantised_module(&other) {
+            let tensor = quantised.tensor(self.folder, &module, name, &shape, order)?;
+            self.used.extend(Quantised::parts(&module));
+            return Ok(Some(tensor));
+        }
+        let tensor = stock(&name, &other, entry, bytes, &shape)?;
+        Ok(Some(order.apply(tensor)))
+    }
+
+    fn is_tied(&self) -> bool {
+        self.folder.config.get("tie_word_embeddings").and_then(|tied| tied.as_bool()) == Some(true)
+    }
+
+    /// `transformers` rotates the halves of a head with each other. Where a GGUF file of this
+    /// architecture pairs neighbours, the rows of queries and keys are put beside their partners.
+    fn order(&self, role: Role) -> Order {
+        let is_rotated =
+            matches!(role, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias);
+        match self.arch.pairs_neighbours() && is_rotated {
+            true => Order::Pairs { head_len: self.hparams.head_len },
+            false => Order::Same,
+        }
+    }
+
+    fn quantised_module(&self, name: &str) -> Option<(&Quantised, String)> {
+        let module = name.strip_suffix(".weight")?;
+        self.folder.get(&format!("{module}.scales"))?;
+        Some((self.quantised.as_ref()?, module.to_string()))
+    }
+
+    fn check_all_used(&self) -> Result<()> {
+        let is_needless = |name: &str| NEEDLESS.iter().any(|ending| name.ends_with(ending));
+        let names = self.folder.names();
+        let mut names = names.into_iter().filter(|name| !is_needless(name));
+        match names.find(|name| !self.used.contains(*name)) {
+            Some(name) => {
+                bail!("tensor `{name}` is not part of architecture `{}`", self.arch.name)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The order of a weight's rows.
+#[derive(Clone, Copy)]
+pub(super) enum Order {
+    /// As they are.
+    Same,
+    /// In each head, row i of the first half, row i of the second half, and so on.
+    Pairs {
+        /// Rows of a head.
+        head_len: usize,
+    },
+}
+
+impl Order {
+    /// Where a row comes from.
+    pub(super) fn source(self, row: usize) -> usize {
+        match self {
+            Order::Same => row,
+            Order::Pairs { head_len } => {
+                let (head, at) = (row / head_len, row % head_len);
+                head * head_len + at % 2 * (head_len / 2) + at / 2
+            }
+        }
+    }
+
+    /// A stock tensor in this order; the values of a vector are its rows.
+    fn apply(self, tensor: Tensor) -> Tensor {
+        if matches!(self, Order::Same) {
+            return tensor;
+        }
+        let is_vector = tensor.rows == 1;
+        let rows = if is_vector { tensor.cols } else { tensor.rows };
+        let (bytes, codes) = (tensor.codes.len() / rows, tensor.codes.clone());
+        let make = move || {
+            let row = |row| &codes[self.source(row) * bytes..][..bytes];
+            (0..rows).flat_map(row).copied().collect()
+        };
+        Tensor { codes: Bytes::made(rows * bytes, make), ..tensor }
+    }
+}
+
+/// A tensor as it lies in the file.
+fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64]) -> Result<Tensor> {
+    let Entry { dtype, shape, .. } = entry;
+    let kind = match &**dtype {
+        "F32" | "F16" | "BF16" => types::by_name(dtype).expect("plain floats are always there"),
+        _ => bail!("tensor `{other}`: expected type F32, F16 or BF16, found {dtype}"),
+    };
+    if shape != expected || shape.contains(&0) {
+        bail!("tensor `{other}`: expected shape {expected:?}, found {shape:?} (outputs first)");
+    }
+    let size = |size: u64| usize::try_from(size).map_err(|error| Error::new(error.to_string()));
+    let (rows, cols) = match shape[..] {
+        [cols] => (1, size(cols)?),
+        [rows, cols] => (size(rows)?, size(cols)?),
+        _ => bail!("tensor `{other}`: expected one or two dimensions, found shape {shape:?}"),
+    };
+    Ok(Tensor {
+        name: name.to_string(),
+        kind,
+        rows,
+        cols,
+        basis: Basis::Original,
+        group: 0,
+        codes: bytes,
+        norms: Bytes::empty(),
+        table: Bytes::empty(),
+        signs: Bytes::empty(),
+    })
+}
+
+fn vector(name: String, values: &[f32]) -> Tensor {
+    Tensor {
+        name,
+        kind: types::by_name("F32").expect("plain floats are always there"),
+        rows: 1,
+        cols: values.len(),
+        basis: Basis::Original,
+        group: 0,
+        codes: Bytes::from(
+            values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
+        ),
+        norms: Bytes::empty(),
+        table: Bytes::empty(),
+        signs: Bytes::empty(),
+    }
+}
