@@ -76,3 +76,6 @@ pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 100_000_000;
 /// Bytes of a JSON or template file beside the weights of a Hugging Face folder. The largest, a
 /// tokenizer of 2^18 tokens, has some 30 million.
 pub const FOLDER_JSON_BYTES_MAX: u64 = 1 << 28;
+
+/// Bytes of a file of measured sensitivities. A weight takes about 100.
+pub const SENSITIVITY_BYTES_MAX: u64 = 1 << 26;

@@ -1,29 +1,35 @@
-//! The text that a conversion listens to, and where what it hears is kept.
+//! The text that a conversion listens to, how it is measured, and where what is heard is kept.
 
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::print;
-use crate::convert::{self, Statistics};
-use crate::error::{At, Result};
+use crate::convert::sensitivity::{self, Subject};
+use crate::convert::{self, Feedbacks, Sensitivity, Statistics};
+use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
 use crate::model::Model;
+use crate::quant::random::Random;
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 use crate::run::{Device, Options};
 
 /// Tokens of a window.
 const WINDOW: usize = 512;
+/// Windows in which sensitivities are measured.
+const MEASURED: usize = 2;
 
 #[derive(clap::Args)]
 pub(super) struct CalibrationFlags {
-    /// What to calibrate on: a text file, self (the model writes the text), or none
-    #[arg(long, value_name = "FILE|self|none", default_value = "none", value_parser = Calibration::by_name)]
+    /// What to calibrate on: a text, statistics or an importance matrix in a file; self, and the
+    /// model writes the text; or none
+    #[arg(long, value_name = "FILE|self|none", default_value = "none", value_parser = by_name)]
     calibrate: Calibration,
     /// Windows of 512 tokens to calibrate on
     #[arg(long, value_name = "N", default_value_t = 64)]
-    calibration_windows: usize,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65536))]
+    calibration_windows: u32,
 }
 
 /// What `--calibrate` says.
@@ -34,69 +40,182 @@ enum Calibration {
     File(PathBuf),
 }
 
-impl Calibration {
-    fn by_name(name: &str) -> Result<Calibration, std::convert::Infallible> {
-        Ok(match name {
-            "none" => Calibration::None,
-            "self" => Calibration::Own,
-            path => Calibration::File(PathBuf::from(path)),
-        })
-    }
+fn by_name(name: &str) -> Result<Calibration, std::convert::Infallible> {
+    Ok(match name {
+        "none" => Calibration::None,
+        "self" => Calibration::Own,
+        path => Calibration::File(PathBuf::from(path)),
+    })
+}
+
+/// What is known of a model's inputs.
+pub(super) struct Heard {
+    /// Moments, if there was something to listen to.
+    pub(super) statistics: Option<Statistics>,
+    /// The text, if there was one.
+    windows: Vec<Vec<u32>>,
+    /// Of the model and the settings.
+    fingerprint: String,
 }
 
 impl CalibrationFlags {
-    /// The statistics of the text, from the cache beside the model, or collected now.
-    pub(super) fn statistics(&self, source: &Source) -> anyhow::Result<Option<Statistics>> {
-        let Calibration::File(path) = &self.calibrate else { return Ok(None) };
-        let text = super::read_text(path)?;
-        let tokenizer = tokenizer(source)?;
-        let windows = Windows::new(&tokenizer, &text, WINDOW, Some(self.calibration_windows))
-            .at(path.display())?;
-        let windows: Vec<Vec<u32>> = windows.inputs().collect();
-        let fingerprint = fingerprint(source, &windows)?;
-        let kept = kept_at(source.path(), &fingerprint);
-        if kept.exists() {
-            let statistics = Statistics::open(&kept)?;
-            if statistics.fingerprint == fingerprint {
-                return Ok(Some(statistics));
+    /// Listens, or takes what was heard before from beside the model.
+    pub(super) fn listen(&self, source: &Source, seed: u64) -> anyhow::Result<Heard> {
+        let model = model_hash(source)?;
+        let windows = match &self.calibrate {
+            Calibration::None => {
+                let fingerprint = short(Sha256::new_with_prefix(&model));
+                return Ok(Heard { statistics: None, windows: Vec::new(), fingerprint });
             }
+            Calibration::File(path) if is_gguf(path)? => return ready(source, path, &model),
+            Calibration::File(path) => self.read(source, path)?,
+            Calibration::Own => self.write(source, &model, seed)?,
+        };
+        let mut hash = Sha256::new_with_prefix(&model);
+        windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        let fingerprint = short(hash);
+        let kept = kept_at(source, &fingerprint, "statistics.gguf");
+        if kept.exists() {
+            let hint = "delete the file to calibrate again";
+            let statistics = Statistics::open(&kept).map_err(|error| error.with_hint(hint))?;
+            if statistics.fingerprint != fingerprint {
+                let found = &statistics.fingerprint;
+                let message = format!("expected statistics {fingerprint}, found {found}");
+                return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
+            }
+            return Ok(Heard { statistics: Some(statistics), windows, fingerprint });
         }
+        let statistics = collect(source, &windows, &fingerprint, &kept)?;
+        Ok(Heard { statistics: Some(statistics), windows, fingerprint })
+    }
+
+    fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
+        let text = super::read_text(path)?;
+        let count = Some(self.calibration_windows as usize);
+        let windows = Windows::new(&tokenizer(source)?, &text, WINDOW, count);
+        let windows = windows.map_err(|error| {
+            let hint = "a text to calibrate on should have tens of thousands of tokens";
+            error.at(path.display()).with_hint(hint)
+        })?;
+        Ok(windows.inputs().collect())
+    }
+
+    /// The model's own text. It takes a while, so it is kept, too.
+    fn write(&self, source: &Source, model: &str, seed: u64) -> anyhow::Result<Vec<Vec<u32>>> {
+        let count = self.calibration_windows as usize;
+        let mut hash = Sha256::new_with_prefix(model);
+        hash.update(format!("own text {count} {WINDOW} {seed}"));
+        let kept = kept_at(source, &short(hash), "own-text.tokens");
+        if let Ok(bytes) = std::fs::read(&kept)
+            && bytes.len() == 4 * count * WINDOW
+        {
+            let tokens = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+            return Ok(tokens.collect::<Vec<u32>>().chunks(WINDOW).map(<[u32]>::to_vec).collect());
+        }
+        let mut progress = print::Progress::new("writing a text", (count * WINDOW) as u64);
+        let mut take = |tokens| progress.add(tokens as u64);
+        let windows = convert::own_text(source, &cpu(), (count, WINDOW), seed, &mut take)
+            .at(source.path().display())?;
+        let bytes: Vec<u8> =
+            windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+        std::fs::write(&kept, bytes).at(kept.display())?;
+        Ok(windows)
+    }
+}
+
+impl Heard {
+    /// How much each weight matters, on some of the text, or on random tokens without one.
+    pub(super) fn sensitivity(
+        &self,
+        source: &Source,
+        feedbacks: &mut Feedbacks,
+        seed: u64,
+    ) -> anyhow::Result<Sensitivity> {
         let model = Model::new(source).at(source.path().display())?;
-        let mut progress = print::Progress::new("calibrating", 1);
-        let folder = kept.parent().unwrap_or(Path::new("."));
-        let options = Options { device: Device::Cpu, ..Options::default() };
-        let mut before = 0;
-        let statistics = convert::calibrate(
-            &model,
-            &options,
-            &windows,
-            fingerprint,
-            folder,
-            &mut |done, of| {
-                progress.set_total(of as u64);
-                progress.add((done - before) as u64);
-                before = done;
-            },
-        )?;
-        statistics.save(&kept)?;
-        Ok(Some(statistics))
+        let windows: Vec<Vec<u32>> = match self.windows.len() {
+            0 => random_windows(source, model.hparams.vocabulary, seed)?,
+            len => (1..=MEASURED).map(|i| self.windows[i * len / (MEASURED + 1)].clone()).collect(),
+        };
+        let mut hash = Sha256::new_with_prefix(&self.fingerprint);
+        windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        hash.update(format!("{:?} {seed}", sensitivity::LEVELS));
+        let fingerprint = short(hash);
+        let kept = kept_at(source, &fingerprint, "sensitivity.tsv");
+        let options = cpu();
+        let (model, windows, fingerprint) = (&model, &windows[..], &*fingerprint);
+        let subject = Subject { model, options: &options, windows, fingerprint, seed };
+        let matrices = convert::matrices(source, model);
+        let mut progress = print::Progress::new("measuring", matrices as u64);
+        Ok(sensitivity::measure(&subject, feedbacks, &kept, &mut |done| progress.add(done as u64))?)
     }
 }
 
-/// Says which model and tokens statistics are from.
-fn fingerprint(source: &Source, windows: &[Vec<u32>]) -> Result<String> {
-    let mut hash = Sha256::new();
-    for path in source.shard_paths() {
-        hash.update(cache::sha256(path, &mut |_, _| ())?);
-    }
-    for window in windows {
-        hash.update(bytemuck::cast_slice(window));
-    }
-    Ok(hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+fn cpu() -> Options {
+    Options { device: Device::Cpu, ..Options::default() }
 }
 
-/// `model.gguf` to `model.0123456789abcdef.statistics.gguf`.
-fn kept_at(model: &Path, fingerprint: &str) -> PathBuf {
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    model.with_file_name(format!("{stem}.{fingerprint}.statistics.gguf"))
+fn collect(
+    source: &Source,
+    windows: &[Vec<u32>],
+    fingerprint: &str,
+    kept: &Path,
+) -> anyhow::Result<Statistics> {
+    let model = Model::new(source).at(source.path().display())?;
+    let mut progress = print::Progress::new("calibrating", model.hparams.layers as u64 + 1);
+    let folder = kept.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let statistics =
+        convert::calibrate(&model, &cpu(), windows, fingerprint.to_string(), folder, &mut || {
+            progress.add(1);
+        })
+        .at(source.path().display())?;
+    statistics.save(kept)?;
+    Ok(statistics)
+}
+
+/// Statistics or an importance matrix that somebody has already.
+fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
+    let (statistics, note) = Statistics::import(path, source)?;
+    if let Some(note) = note {
+        print::note(format_args!("{}: {note}", path.display()));
+    }
+    let mut hash = Sha256::new_with_prefix(model);
+    hash.update(cache::sha256(path, &mut |_, _| ())?);
+    Ok(Heard { statistics: Some(statistics), windows: Vec::new(), fingerprint: short(hash) })
+}
+
+/// Tokens that mean nothing, after a begin-of-text where the model has one.
+fn random_windows(source: &Source, vocabulary: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
+    let bos = tokenizer(source)?.bos();
+    let mut random = Random(seed);
+    let mut token = || (random.bits() % vocabulary as u64) as u32;
+    let mut window = || {
+        let mut window: Vec<u32> = (0..WINDOW).map(|_| token()).collect();
+        window[0] = bos.unwrap_or(window[0]);
+        window
+    };
+    Ok((0..MEASURED).map(|_| window()).collect())
+}
+
+fn is_gguf(path: &Path) -> anyhow::Result<bool> {
+    use std::io::Read;
+    let mut magic = Vec::new();
+    let file = std::fs::File::open(path).at(path.display())?;
+    file.take(4).read_to_end(&mut magic).at(path.display())?;
+    Ok(magic == b"GGUF")
+}
+
+fn model_hash(source: &Source) -> Result<String> {
+    let hash = |path: &Path| cache::sha256(path, &mut |_, _| ());
+    source.shard_paths().map(hash).collect()
+}
+
+fn short(hash: Sha256) -> String {
+    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Beside the model: `model.gguf` to `model.0123456789abcdef.statistics.gguf`.
+fn kept_at(source: &Source, fingerprint: &str, what: &str) -> PathBuf {
+    let stem = source.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    source.path().with_file_name(format!("{stem}.{fingerprint}.{what}"))
 }

@@ -1,13 +1,16 @@
 //! `gridmill convert`: a model to other tensor types.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::calibrate::CalibrationFlags;
+use super::calibrate::{CalibrationFlags, Heard};
+use super::flags::size;
 use super::print;
-use crate::convert::{self, Item, Line, Options, Report, Statistics, import};
-use crate::error::{Error, Result};
+use crate::convert::{
+    self, Budget, Item, Line, Offers, Options, Picked, Recipe, Report, Statistics, import,
+};
+use crate::error::{At, Error, Result};
 use crate::file::Source;
 use crate::file::planes::transform_by_text;
 use crate::quant::presets;
@@ -23,6 +26,18 @@ pub(super) struct Args {
     /// stay as they are, and the others become higgs4
     #[arg(long = "to", value_name = "TYPE", value_parser = presets::by_name)]
     kind: Option<&'static dyn TensorType>,
+    /// Bits per weight, scales included: each matrix gets the type that costs the model least
+    #[arg(long, value_name = "B", conflicts_with_all = ["kind", "size", "recipe"])]
+    bits: Option<f64>,
+    /// Bytes of the file, as 70MB; the types are chosen as with --bits
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["kind", "recipe"])]
+    size: Option<u64>,
+    /// A table of tensors and types, as --recipe-out writes it
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Write the chosen types as a table that can be edited
+    #[arg(long, value_name = "FILE")]
+    recipe_out: Option<PathBuf>,
     /// Type of the embedding and the head
     #[arg(long, value_name = "TYPE", value_parser = presets::by_name)]
     embedding_type: Option<&'static dyn TensorType>,
@@ -50,35 +65,72 @@ pub(super) struct Args {
 
 pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     let source = import::open(&args.source)?;
-    let options = Options {
+    let mut options = Options {
         kind: args.kind.map_or_else(|| presets::by_name("higgs4"), Ok)?,
         keep: args.kind.is_none(),
         vocabulary_kind: args.embedding_type,
-        overrides: args.tensor_type,
+        recipe: args.recipe.as_deref().map(|path| recipe(path, &source)).transpose()?,
+        overrides: args.tensor_type.clone(),
         seed: args.seed,
+        whole_rows: false,
         basis: args.transform,
         group: args.group,
         form: convert::form(args.native_types),
     };
     warn_if_coarse(&source, &options);
+    let heard = args.calibration.listen(&source, args.seed)?;
+    options.whole_rows = heard.statistics.is_some();
+    let budget = match (args.bits, args.size) {
+        (Some(bits), _) => Some(Budget::Bits(bits)),
+        (None, size) => size.map(Budget::Bytes),
+    };
+    if let Some(budget) = budget {
+        let picked = allocate(&source, &options, &heard, budget)?;
+        let (bits, loss) = (picked.bits, picked.loss);
+        print::note(format_args!("{bits:.3} bits per weight, expected KL divergence {loss:.5}"));
+        options.recipe = Some(picked.recipe);
+    }
+    if let Some(path) = &args.recipe_out {
+        let items = convert::plan(&source, &options)?;
+        let text = Recipe::of(&items, options.recipe.as_ref()).to_text();
+        std::fs::write(path, text).at(path.display())?;
+    }
     if args.dry_run {
         let items = convert::plan(&source, &options)?;
         let lines: Vec<Line> =
             items.into_iter().map(|item| Line { item, error: 0.0, output_error: None }).collect();
         return print::data(table(&lines));
     }
-    let statistics = args.calibration.statistics(&source)?;
-    let report = run(&source, &args.target, &options, statistics.as_ref())?;
+    let report = run(&source, &args.target, &options, heard.statistics.as_ref())?;
     print::data(table(&report.lines))?;
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     let (bytes, seconds) = (report.file_bytes, report.time.as_secs_f64());
     print::line(format_args!("{from} to {to} ({bytes} bytes) in {seconds:.1} s"))
 }
 
+/// Chooses the types that cost the model least.
+fn allocate(
+    source: &Source,
+    options: &Options,
+    heard: &Heard,
+    budget: Budget,
+) -> anyhow::Result<Picked> {
+    let mut feedbacks = convert::feedbacks(source, heard.statistics.as_ref())?;
+    let sensitivity = heard.sensitivity(source, &mut feedbacks, options.seed)?;
+    let mut progress = print::Progress::new("trying types", sensitivity.len() as u64);
+    let mut take = |done| progress.add(done as u64);
+    let offers = Offers::new(source, options, &mut feedbacks, &sensitivity, &mut take)?;
+    Ok(offers.pick(source, options, budget)?)
+}
+
+fn recipe(path: &Path, source: &Source) -> anyhow::Result<Recipe> {
+    Ok(Recipe::parse(&super::read_text(path)?, source).at(path.display())?)
+}
+
 /// Converts with a progress bar.
 pub(super) fn run(
     source: &Source,
-    target: &std::path::Path,
+    target: &Path,
     options: &Options,
     statistics: Option<&Statistics>,
 ) -> anyhow::Result<Report> {

@@ -68,6 +68,8 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
         seed: 1,
         basis: None,
         group: None,
+        recipe: None,
+        whole_rows: false,
         form: form(false),
     };
     conversion::warn_if_coarse(&source, &options);

@@ -140,7 +140,7 @@ fn gpu_layers(text: &str) -> Result<Layers, String> {
 }
 
 /// Bytes, as `800MB`, `1.5GB`, `6GiB` or a plain number.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let units = [
         ("GiB", f64::from(1 << 30)),
         ("MiB", f64::from(1 << 20)),

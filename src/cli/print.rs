@@ -53,11 +53,6 @@ impl Progress {
         Progress { started: Instant::now(), bar, is_shown: false, what }
     }
 
-    /// So many steps in all, where that is known only by now.
-    pub(super) fn set_total(&self, total: u64) {
-        self.bar.set_length(total);
-    }
-
     /// `done` more steps.
     pub(super) fn add(&mut self, done: u64) {
         self.bar.inc(done);

@@ -11,7 +11,8 @@ use crate::run::walk::{Tap, Walk};
 /// Hidden states that stay in memory, in bytes; more go to a file beside the statistics.
 const STATES_BYTES_MAX: u64 = 1 << 30;
 
-/// Collects statistics over windows of one length; `progress` hears of steps done, and of how many.
+/// Collects statistics over windows of one length; `progress` hears of layers
+/// done, and of the head.
 ///
 /// The first token of each window counts like the others, though its hidden state is enormous in
 /// many models and the same in every text: a rounding that has not heard of it breaks the attention
@@ -25,16 +26,13 @@ pub fn calibrate(
     windows: &[Vec<u32>],
     fingerprint: String,
     folder: &Path,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(),
 ) -> Result<Statistics> {
     let mut statistics = Statistics::new(fingerprint);
     let head_len = model.hparams.head_len;
     let mut walk = Walk::new(model, options, windows, STATES_BYTES_MAX, folder)?;
-    let steps = walk.steps();
-    let mut done = 0;
     while walk.step(&mut |tap| take(&mut statistics, head_len, tap))? {
-        done += 1;
-        progress(done, steps);
+        progress();
     }
     Ok(statistics)
 }

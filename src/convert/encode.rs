@@ -9,13 +9,17 @@ use rayon::prelude::*;
 use super::Item;
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
-use crate::quant::second_order::{Feedback, Rounding};
+use crate::quant::Feedback;
+use crate::quant::second_order::{LANES, Rounding};
 use crate::run::walk::original;
 use crate::transform;
 use crate::types::{Basis, Higgs, Rows, Tensor, grid, norm_bytes};
 
 /// Rows that one task codes.
-const ROWS: usize = 16;
+const ROWS: usize = LANES;
+
+/// Descents after a second-order rounding; more gain next to nothing (`benches/results/`).
+const DESCENTS: usize = 2;
 
 /// A coded tensor.
 pub struct Encoded {
@@ -68,45 +72,94 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
         return Ok(kept(tensor));
     }
     tensor.codes.prepare();
+    let code = Code { item, feedback, signs: &signs, table: &encoded.table };
     let codes = encoded.codes.par_chunks_mut(ROWS * row_bytes);
     let pieces = item.rows.div_ceil(ROWS);
     let norms: Vec<&mut [u8]> = match norm_bytes {
         0 => (0..pieces).map(|_| Default::default()).collect(),
         bytes => encoded.norms.chunks_mut(ROWS * bytes).collect(),
     };
-    let table = bytemuck::cast_slice(&encoded.table);
-    let sums: Result<Vec<[f64; 4]>> = codes
+    let errors: Result<Vec<Errors>> = codes
         .zip(norms)
         .enumerate()
         .map(|(piece, (codes, norms))| {
             let rows = piece * ROWS..((piece + 1) * ROWS).min(item.rows);
             let mut values = vec![0.0; rows.len() * item.cols];
-            original(tensor, rows.clone(), &mut values)?;
-            if item.basis != Basis::Original {
-                for row in values.chunks_exact_mut(item.cols) {
-                    transform::forward(item.basis, &signs, row);
-                }
-            }
-            match feedback.zip(grid(item.kind)) {
-                Some((feedback, grid)) => second_order(feedback, grid, item, &values, codes, norms),
-                None => item.kind.encode(&values, item.cols, item.group, codes, norms),
-            }
-            let (group, cols, count) = (item.group, item.cols, rows.len());
-            let rows = Rows { count, cols, group, codes, norms, table };
-            let mut decoded = vec![0.0; values.len()];
-            item.kind.decode(&rows, &mut decoded);
-            let (noise, signal) = squares(&values, &decoded);
-            let errors: Vec<f32> = values.iter().zip(&decoded).map(|(v, d)| v - d).collect();
-            let cost = |rows: &[f32]| feedback.map_or(0.0, |feedback| feedback.cost(rows));
-            Ok([noise, signal, cost(&errors), cost(&values)])
+            original(tensor, rows, &mut values)?;
+            Ok(code.rows(values, codes, norms))
         })
         .collect();
-    let [noise, signal, cost, whole] =
-        sums?.iter().fold([0.0; 4], |sum, part| std::array::from_fn(|i| sum[i] + part[i]));
+    let errors = errors?.into_iter().fold(Errors::default(), Errors::add);
     let share = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
-    encoded.error = share(noise, signal);
-    encoded.output_error = feedback.map(|_| share(cost, whole));
+    encoded.error = share(errors.noise, errors.signal);
+    encoded.output_error = feedback.map(|_| share(errors.output_noise, errors.output_signal));
     Ok(encoded)
+}
+
+/// How rows of a tensor are coded.
+pub(super) struct Code<'a> {
+    item: &'a Item,
+    feedback: Option<&'a Feedback>,
+    signs: &'a [i8],
+    table: &'a [u8],
+}
+
+/// Squares that were lost, and squares there were.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Errors {
+    pub(super) noise: f64,
+    signal: f64,
+    /// In the outputs of the calibration text.
+    pub(super) output_noise: f64,
+    output_signal: f64,
+}
+
+impl Errors {
+    fn add(self, other: Errors) -> Errors {
+        Errors {
+            noise: self.noise + other.noise,
+            signal: self.signal + other.signal,
+            output_noise: self.output_noise + other.output_noise,
+            output_signal: self.output_signal + other.output_signal,
+        }
+    }
+}
+
+impl Code<'_> {
+    /// Codes up to [`ROWS`] rows, given in the model's own basis.
+    fn rows(&self, mut values: Vec<f32>, codes: &mut [u8], norms: &mut [u8]) -> Errors {
+        let Code { item, feedback, signs, table } = *self;
+        let Item { kind, cols, group, basis, .. } = *item;
+        if basis != Basis::Original {
+            values.chunks_exact_mut(cols).for_each(|row| transform::forward(basis, signs, row));
+        }
+        match feedback.zip(grid(kind)) {
+            Some((feedback, grid)) => second_order(feedback, grid, group, &values, codes, norms),
+            None => kind.encode(&values, cols, group, codes, norms),
+        }
+        let table = bytemuck::cast_slice(table);
+        let rows = Rows { count: values.len() / cols, cols, group, codes, norms, table };
+        let mut decoded = vec![0.0; values.len()];
+        kind.decode(&rows, &mut decoded);
+        let (noise, signal) = squares(&values, &decoded);
+        let lost: Vec<f32> = values.iter().zip(&decoded).map(|(v, d)| v - d).collect();
+        let cost = |rows: &[f32]| feedback.map_or(0.0, |feedback| feedback.cost(rows));
+        let (output_noise, output_signal) = (cost(&lost), cost(&values));
+        Errors { noise, signal, output_noise, output_signal }
+    }
+}
+
+/// What coding some rows, up to [`ROWS`] in the model's own basis, would lose.
+pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
+    let signs = match item.basis {
+        Basis::Original => Vec::new(),
+        _ => transform::signs(item.sign_seed, item.cols),
+    };
+    let rows = values.len() / item.cols;
+    let mut codes = vec![0; rows * item.kind.row_bytes(item.cols).expect("the choice fits")];
+    let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];
+    let code = Code { item, feedback, signs: &signs, table: &[] };
+    code.rows(values.to_vec(), &mut codes, &mut norms)
 }
 
 /// All planes as they are.
@@ -132,23 +185,15 @@ fn same_form(tensor: &Tensor, item: &Item, signs: &[i8], table: &[u8]) -> bool {
 fn second_order(
     feedback: &Feedback,
     grid: &Higgs,
-    item: &Item,
+    group: usize,
     values: &[f32],
     codes: &mut [u8],
     norms: &mut [u8],
 ) {
-    let env =
-        |name: &str, default: f64| std::env::var(name).map_or(default, |v| v.parse().unwrap());
-    let rounding = Rounding {
-        feedback,
-        grid,
-        group: item.group,
-        spread: env("SPREAD", 1.0),
-        descents: env("DESCENTS", 0.0) as usize,
-    };
-    let rows = values.len() / item.cols;
+    let rounding = Rounding { feedback, grid, group, descents: DESCENTS };
+    let rows = values.len() / feedback.width;
     let mut numbers = vec![0; values.len() / grid.values_per_code()];
-    let mut scales = vec![f16::ZERO; values.len() / item.group];
+    let mut scales = vec![f16::ZERO; values.len() / group];
     rounding.round(values, &mut numbers, &mut scales);
     let row_codes = numbers.chunks_exact(numbers.len() / rows);
     for (numbers, codes) in row_codes.zip(codes.chunks_exact_mut(codes.len() / rows)) {

@@ -5,25 +5,33 @@
 
 mod calibrate;
 mod encode;
+mod feedbacks;
 pub mod import;
+mod offers;
+mod own_text;
 mod recipe;
+mod recipe_file;
+pub mod sensitivity;
 pub mod shape;
 pub mod statistics;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use calibrate::calibrate;
 pub use encode::Encoded;
+pub use feedbacks::Feedbacks;
+pub use offers::{Budget, Offers, Picked};
+pub use own_text::own_text;
 pub use recipe::{Choice, Item, Options, choose};
+pub use recipe_file::Recipe;
+pub use sensitivity::Sensitivity;
 pub use statistics::Statistics;
 
 use crate::error::{At, Result};
 use crate::file::planes::{Form, PlanesBuilder, Record, Role as Plane};
-use crate::file::{NewTensor, Source, Writer};
-use crate::model::Model;
-use crate::quant::Feedback;
+use crate::file::{Metadata, NewTensor, Source, Writer};
+use crate::model::{Model, Role};
 use crate::transform;
 use crate::types::raw::RawType;
 use crate::types::{Basis, PRIVATE_IDS, Tensor, grid};
@@ -78,10 +86,12 @@ pub fn convert(
     let items = plan(source, options)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
-    let mut feedbacks = Feedbacks::new(statistics);
+    let mut feedbacks = feedbacks(source, statistics)?;
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-        let feedback = feedbacks.get(&item);
+        let Item { cols, basis, sign_seed, .. } = item;
+        let feedback =
+            grid(item.kind).and_then(|_| feedbacks.get(&item.name, cols, basis, sign_seed));
         let encoded = encode::encode(&tensor, &item, feedback).at(source.path().display())?;
         for plane in planes {
             writer.write(encoded.plane(plane))?;
@@ -97,42 +107,34 @@ pub fn convert(
     Ok(Report { lines, file_bytes, source_bytes, time })
 }
 
-/// What statistics say about the inputs of the tensors that are being coded. Those of a layer lie
-/// close together in a file, and share inputs.
-struct Feedbacks<'a> {
-    statistics: Option<&'a Statistics>,
-    known: VecDeque<((usize, Basis), Feedback)>,
+/// Bytes of the file that a conversion would write.
+///
+/// # Errors
+/// As [`plan`].
+pub fn file_bytes(source: &Source, options: &Options) -> Result<u64> {
+    let (metadata, records, _) = records(source, options, plan(source, options)?)?;
+    Writer::measure(&metadata, &records)
 }
 
-impl<'a> Feedbacks<'a> {
-    /// The inputs of a layer.
-    const KEPT: usize = 4;
+/// Matrices of a model, the embedding among them.
+pub fn matrices(source: &Source, model: &Model) -> usize {
+    let is_matrix = |tensor: &&Tensor| {
+        let place = model.tensors.place(&tensor.name);
+        place.is_some_and(|(role, _)| role.is_layer_matrix() || role.is_vocabulary_matrix())
+    };
+    source.tensors().filter(is_matrix).count()
+}
 
-    fn new(statistics: Option<&'a Statistics>) -> Feedbacks<'a> {
-        Feedbacks { statistics, known: VecDeque::new() }
-    }
-
-    fn get(&mut self, item: &Item) -> Option<&Feedback> {
-        let statistics = self.statistics?;
-        let input = statistics.use_of(&item.name)?;
-        grid(item.kind)?;
-        let key = (input, item.basis);
-        if let Some(at) = self.known.iter().position(|(known, _)| *known == key) {
-            return Some(&self.known[at].1);
-        }
-        if self.known.len() == Self::KEPT {
-            self.known.pop_front();
-        }
-        let moments = statistics.moments(input);
-        let signs = transform::signs(item.sign_seed, item.cols);
-        let turned = moments.turned(item.basis, &signs);
-        let env = |name: &str, or: f64| std::env::var(name).map_or(or, |v| v.parse().unwrap());
-        let is_vocabulary = item.role.is_vocabulary_matrix();
-        let damping = if is_vocabulary { env("EMBED", 0.01) } else { env("DAMPING", 0.01) };
-        let feedback = Feedback::new(item.cols, turned, moments.count, damping);
-        self.known.push_back((key, feedback));
-        self.known.back().map(|(_, feedback)| feedback)
-    }
+/// What statistics say to the rounding of a model's tensors.
+///
+/// # Errors
+/// If the model is not one we know.
+pub fn feedbacks<'a>(source: &Source, statistics: Option<&'a Statistics>) -> Result<Feedbacks<'a>> {
+    let model = Model::new(source).at(source.path().display())?;
+    let embedding = model.tensors.get(Role::Embedding, None);
+    let is_tied = model.tensors.get(Role::Head, None).is_none();
+    let tied = embedding.filter(|_| is_tied).map(|tensor| tensor.name.clone());
+    Ok(Feedbacks::new(statistics, tied))
 }
 
 /// A tensor to code, and which of its planes to write.
@@ -148,6 +150,17 @@ fn lay_out(
     options: &Options,
     items: Vec<Item>,
 ) -> Result<(Writer, Vec<Job>)> {
+    let (metadata, records, jobs) = records(source, options, items)?;
+    let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
+    Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
+}
+
+/// What a file with these items holds.
+fn records(
+    source: &Source,
+    options: &Options,
+    items: Vec<Item>,
+) -> Result<(Metadata, Vec<NewTensor>, Vec<Job>)> {
     let mut builder = PlanesBuilder::new(options.form);
     let mut records = Vec::new();
     let mut jobs = Vec::new();
@@ -180,8 +193,7 @@ fn lay_out(
     }
     let mut metadata = source.metadata().clone();
     builder.finish(&mut metadata);
-    let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
-    Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
+    Ok((metadata, records, jobs))
 }
 
 /// What the registry says of a weight in one of our types.
@@ -217,4 +229,15 @@ pub fn form(native_types: bool) -> Form {
 /// inputs' weights over more of the row (`benches/results/`).
 pub fn default_basis(cols: usize) -> Basis {
     Basis::Hadamard { block: 1 << cols.trailing_zeros().min(6) }
+}
+
+/// The transform that covers a whole row where one is known. With second-order rounding it is as
+/// good as small blocks, and then a whole row can share a scale (`benches/results/`).
+pub fn row_basis(cols: usize) -> Basis {
+    transform::choices(cols).pop().unwrap_or(Basis::Original)
+}
+
+/// The basis in which noise stands for the errors of a rounding.
+fn noise_basis(cols: usize, is_calibrated: bool) -> Basis {
+    if is_calibrated { row_basis(cols) } else { default_basis(cols) }
 }

@@ -2,7 +2,7 @@
 
 use regex::Regex;
 
-use super::default_basis;
+use super::{Recipe, default_basis, row_basis};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::Source;
@@ -12,6 +12,7 @@ use crate::quant::presets;
 use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
 
 /// The user's wishes.
+#[derive(Clone)]
 pub struct Options {
     /// Of the matrices of the layers.
     pub kind: &'static dyn TensorType,
@@ -19,10 +20,14 @@ pub struct Options {
     pub keep: bool,
     /// Of the embedding and the head; chosen by what `kind` is, if there is none.
     pub vocabulary_kind: Option<&'static dyn TensorType>,
-    /// The last pattern that matches a tensor's name decides its type.
+    /// Types of single tensors.
+    pub recipe: Option<Recipe>,
+    /// The last pattern that matches a tensor's name decides its type, whatever the recipe says.
     pub overrides: Vec<(Regex, &'static dyn TensorType)>,
     /// What the signs are made from.
     pub seed: u64,
+    /// Whether a transform and a norm cover a whole row, where no other field says more.
+    pub whole_rows: bool,
     /// The transform instead of the default one, where it fits the width.
     pub basis: Option<Basis>,
     /// Weights per norm instead of the default.
@@ -98,9 +103,11 @@ pub fn choose(source: &Source, model: &Model, options: &Options) -> Result<Vec<I
 fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> Result<Item> {
     let (role, _) = model.tensors.place(&tensor.name).expect("the model claims every tensor");
     let matching = options.overrides.iter().rev().find(|(p, _)| p.is_match(&tensor.name));
-    let keep = matching.is_none() && stays(tensor, role, options);
-    let choice = match matching {
-        Some(&(_, kind)) => fit(kind, tensor, options)?,
+    let listed = || options.recipe.as_ref().and_then(|recipe| recipe.kind(&tensor.name));
+    let named = matching.map(|&(_, kind)| kind).or_else(listed);
+    let keep = named.is_none() && stays(tensor, role, options);
+    let choice = match named {
+        Some(kind) => fit(kind, tensor, options)?,
         None if keep => Choice { kind: tensor.kind, basis: tensor.basis, group: tensor.group },
         None if role.is_layer_matrix() => fit(options.kind, tensor, options)?,
         None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
@@ -146,7 +153,11 @@ fn vocabulary_kind(options: &Options) -> &'static dyn TensorType {
 }
 
 /// The type with the transform and group that its rows allow.
-fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Result<Choice> {
+pub(super) fn fit(
+    kind: &'static dyn TensorType,
+    tensor: &Tensor,
+    options: &Options,
+) -> Result<Choice> {
     if !kind.can_encode() {
         bail!("type {} is read, not written", kind.name());
     }
@@ -165,7 +176,7 @@ fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Res
     if !matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
         return Ok(Choice { kind, basis: Basis::Original, group: 0 });
     }
-    let group = if std::env::var_os("ROWGROUP").is_some() { Some(cols) } else { options.group };
+    let group = options.group.or_else(|| options.whole_rows.then_some(cols));
     let group = match group.filter(|&group| cols.is_multiple_of(group)) {
         Some(group) => group,
         None => 1 << cols.trailing_zeros().min(6),
@@ -174,9 +185,6 @@ fn fit(kind: &'static dyn TensorType, tensor: &Tensor, options: &Options) -> Res
         return Err(misfit(SUB));
     }
     let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
-    if std::env::var_os("ROWBASIS").is_some() {
-        let basis = *crate::transform::choices(cols).last().unwrap();
-        return Ok(Choice { kind, basis, group });
-    }
-    Ok(Choice { kind, basis: wish.unwrap_or_else(|| default_basis(cols)), group })
+    let default = || if options.whole_rows { row_basis(cols) } else { default_basis(cols) };
+    Ok(Choice { kind, basis: wish.unwrap_or_else(default), group })
 }

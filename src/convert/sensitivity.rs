@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Feedbacks, default_basis};
+use super::{Feedbacks, noise_basis};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::limits;
@@ -110,7 +110,7 @@ fn losses(
 ) -> Result<Vec<(f64, f64)>> {
     let mut values = vec![0.0; weight.len()];
     weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
-    let basis = default_basis(weight.cols);
+    let basis = noise_basis(weight.cols, feedbacks.has(&weight.name));
     let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed);
     let noise = noise(subject.seed, weight, &values, basis, feedback);
     let mut pairs = Vec::new();

@@ -108,9 +108,37 @@ impl Statistics {
         Statistics::read(&source).at(path.display())
     }
 
-    /// Whether a file is one of these.
-    pub fn is_in(source: &Source) -> bool {
-        source.metadata().get_str("general.type").ok().flatten() == Some(TYPE)
+    /// Reads statistics, or an importance matrix of llama.cpp, for a model; and what should be
+    /// known about them.
+    ///
+    /// # Errors
+    /// If the file is neither, or of another model.
+    pub fn import(path: &Path, model: &Source) -> Result<(Statistics, Option<String>)> {
+        let source = Source::open(path)?;
+        let kind = source.metadata().get_str("general.type").at(path.display())?;
+        let (statistics, note) = match kind {
+            Some("imatrix") => (imatrix(&source).at(path.display())?, Some(DIAGONAL.to_string())),
+            _ => (Statistics::read(&source).at(path.display())?, None),
+        };
+        statistics.check(model).at(path.display())?;
+        Ok((statistics, note))
+    }
+
+    /// Fails if they cannot be of this model.
+    fn check(&self, model: &Source) -> Result<()> {
+        for (weight, &input) in &self.uses {
+            let Some(tensor) = model.tensors().find(|tensor| tensor.name == *weight) else {
+                bail!("it is of another model: it has `{weight}`, and the model has not");
+            };
+            let width = self.inputs[input].1.width;
+            if tensor.cols != width {
+                let expected = tensor.cols;
+                bail!(
+                    "it is of another model: expected {expected} inputs of `{weight}`, found {width}"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn read(source: &Source) -> Result<Statistics> {
@@ -146,6 +174,41 @@ impl Statistics {
         }
         Ok(statistics)
     }
+}
+
+/// What is said of an importance matrix.
+const DIAGONAL: &str = "an importance matrix knows how large each input is, and not how inputs go \
+                        together: rounding is better with --calibrate TEXT, and what needs keys or \
+                        values cannot be made from it";
+
+/// An importance matrix: `NAME.in_sum2` and `NAME.counts` for each weight.
+fn imatrix(source: &Source) -> Result<Statistics> {
+    let mut statistics = Statistics::new("imatrix".to_string());
+    let read = |name: &str| -> Result<Vec<f32>> {
+        let Some(tensor) = source.tensor(name)? else { bail!("tensor `{name}` is missing") };
+        let mut values = vec![0.0; tensor.len()];
+        tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
+        match values.iter().find(|value| !value.is_finite() || **value < 0.0) {
+            Some(found) => bail!("tensor `{name}`: expected squares, found {found}"),
+            None => Ok(values),
+        }
+    };
+    for raw in source.raw_tensors() {
+        let Some(weight) = raw.info.name.strip_suffix(".in_sum2") else { continue };
+        let squares = read(&raw.info.name)?;
+        let counts = read(&format!("{weight}.counts"))?;
+        if counts.len() != 1 || counts[0] < 1.0 {
+            bail!("tensor `{weight}.counts`: expected one count above zero, found {counts:?}");
+        }
+        let width = squares.len();
+        let mut sums = vec![0.0; width * width];
+        squares.iter().enumerate().for_each(|(i, &sum)| sums[i * width + i] = f64::from(sum));
+        *statistics.input(&[weight], width) = Moments::of(width, counts[0] as u64, sums);
+    }
+    if statistics.inputs.is_empty() {
+        bail!("the importance matrix has no `.in_sum2` tensors");
+    }
+    Ok(statistics)
 }
 
 const SUFFIX: &str = ".moments";

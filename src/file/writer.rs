@@ -98,14 +98,7 @@ impl Writer {
         metadata: &Metadata,
         tensors: Vec<NewTensor>,
     ) -> Result<Writer> {
-        let padded = |tensor: &NewTensor| tensor.bytes.next_multiple_of(ALIGNMENT);
-        let data = tensors.iter().try_fold(0u64, |sum, tensor| sum.checked_add(padded(tensor)));
-        // Half the range, so that adding the head cannot overflow.
-        let Some(data) = data.filter(|&data| data < 1 << 63) else {
-            bail!("{}: the tensors do not fit 2^63 bytes", target.display());
-        };
-        let head = head(metadata, &tensors).at(target.display())?;
-        let file_bytes = data + head.len() as u64;
+        let (head, file_bytes) = measured(metadata, &tensors).at(target.display())?;
         check_target(target, sources)?;
         check_size_limit(target, file_bytes)?;
         let temporary = Temporary::create(target, file_bytes)?;
@@ -113,6 +106,14 @@ impl Writer {
         file.write_all(&head).map_err(|error| write_error(target, file_bytes, &error))?;
         let target = target.to_path_buf();
         Ok(Writer { file, pending: tensors.into(), begun: 0, target, file_bytes })
+    }
+
+    /// Bytes of a file with this content.
+    ///
+    /// # Errors
+    /// If there is no such file, or it would not be readable.
+    pub fn measure(metadata: &Metadata, tensors: &[NewTensor]) -> Result<u64> {
+        measured(metadata, tensors).map(|(_, bytes)| bytes)
     }
 
     /// Bytes of the file once it is whole.
@@ -169,6 +170,19 @@ impl Writer {
         self.file.get_ref().file.sync_all().map_err(failed)?;
         self.file.get_mut().rename(&self.target)
     }
+}
+
+/// The head of a file, and the bytes of the whole.
+fn measured(metadata: &Metadata, tensors: &[NewTensor]) -> Result<(Vec<u8>, u64)> {
+    let padded = |tensor: &NewTensor| tensor.bytes.next_multiple_of(ALIGNMENT);
+    let data = tensors.iter().try_fold(0u64, |sum, tensor| sum.checked_add(padded(tensor)));
+    // Half the range, so that adding the head cannot overflow.
+    let Some(data) = data.filter(|&data| data < 1 << 63) else {
+        bail!("the tensors do not fit 2^63 bytes");
+    };
+    let head = head(metadata, tensors)?;
+    let file_bytes = data + head.len() as u64;
+    Ok((head, file_bytes))
 }
 
 /// A file under a temporary name, which goes away unless it is renamed.

@@ -20,7 +20,8 @@ use half::f16;
 
 use super::factor;
 use crate::simd::Level;
-use crate::simd::products::{LANES, Lanes, add_products};
+pub use crate::simd::products::LANES;
+use crate::simd::products::{Lanes, add_products};
 use crate::types::Higgs;
 
 /// Inputs whose errors are gathered before they reach the inputs far behind.
@@ -144,8 +145,6 @@ pub struct Rounding<'a> {
     pub grid: &'a Higgs,
     /// Weights per scale; divides the width.
     pub group: usize,
-    /// What scales begin with, as a multiple of the one that fits the deviation of a group.
-    pub spread: f64,
     /// Descents after the sequence.
     pub descents: usize,
 }
@@ -194,7 +193,7 @@ impl Rounding<'_> {
         for row in 0..rows {
             let groups = values[row * width..][..width].chunks_exact(self.group);
             for (group, scales) in groups.zip(&mut scales) {
-                scales[row] = kept(self.grid.scale(group) * self.spread);
+                scales[row] = kept(self.grid.scale(group));
             }
         }
         scales

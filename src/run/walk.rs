@@ -90,11 +90,6 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// Steps of the whole walk: the layers, then the head's input.
-    pub fn steps(&self) -> usize {
-        self.model.hparams.layers + 1
-    }
-
     /// Walks through the next layer with every window; `false` after the last step.
     ///
     /// # Errors

@@ -1,0 +1,195 @@
+//! What each matrix could become, what that takes in bytes and what it costs the model.
+//!
+//! The cost is a coefficient (`sensitivity`) times the error of the rounding. The error is measured
+//! on some rows, with the rounding that the conversion would use, in the unit of the noise that the
+//! coefficient was measured with.
+
+use rayon::prelude::*;
+
+use super::encode::{Errors, trial};
+use super::recipe::fit;
+use super::{Feedbacks, Item, Options, Recipe, Sensitivity, file_bytes, plan};
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::file::Source;
+use crate::quant::allocate::{Curve, Offer};
+use crate::quant::second_order::LANES;
+use crate::run::walk::original;
+use crate::types::{PRIVATE_IDS, TYPES, TensorType};
+
+/// Runs of rows that are rounded to see the error of a type.
+const SAMPLES: usize = 4;
+
+/// How large a conversion may become.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Bits per weight of the quantised tensors, with their scales.
+    Bits(f64),
+    /// Bytes of the whole file.
+    Bytes(u64),
+}
+
+/// The matrices of a model and everything they could become.
+pub struct Offers {
+    items: Vec<Item>,
+    kinds: Vec<Vec<&'static dyn TensorType>>,
+    offers: Vec<Vec<Offer>>,
+    curve: Curve,
+}
+
+/// What was chosen for a budget.
+pub struct Picked {
+    /// A type per matrix.
+    pub recipe: Recipe,
+    /// The KL divergence that the choice should cost, nats per token.
+    pub loss: f64,
+    /// Bits per weight of the matrices.
+    pub bits: f64,
+}
+
+impl Offers {
+    /// Rounds some rows of every matrix to every type; `progress` hears of matrices done.
+    ///
+    /// # Errors
+    /// If a weight is not finite, or was not measured.
+    pub fn new(
+        source: &Source,
+        options: &Options,
+        feedbacks: &mut Feedbacks,
+        sensitivity: &Sensitivity,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Offers> {
+        let is_matrix = |item: &Item| {
+            !item.keep && (item.role.is_layer_matrix() || item.role.is_vocabulary_matrix())
+        };
+        let items: Vec<Item> = plan(source, options)?.into_iter().filter(is_matrix).collect();
+        let (mut kinds, mut offers) = (Vec::new(), Vec::new());
+        for item in &items {
+            let Some(alpha) = sensitivity.alpha(&item.name) else {
+                bail!("tensor `{}`: its sensitivity was not measured", item.name);
+            };
+            let (kind, offer) = of_tensor(source, options, feedbacks, item, alpha.value)
+                .at(source.path().display())?;
+            kinds.push(kind);
+            offers.push(offer);
+            progress(1);
+        }
+        let curve = Curve::new(&offers)?;
+        Ok(Offers { items, kinds, offers, curve })
+    }
+
+    /// Bits per weight and expected loss of every budget that is worth having.
+    pub fn points(&self) -> Vec<(f64, f64)> {
+        let weights = self.weights();
+        let bits = |bytes: u64| 8.0 * bytes as f64 / weights;
+        self.curve.points().iter().map(|&(bytes, loss)| (bits(bytes), loss)).collect()
+    }
+
+    /// The types that cost least within a budget.
+    ///
+    /// # Errors
+    /// If the budget is smaller than the smallest choice or larger than the largest; the message
+    /// has both.
+    pub fn pick(&self, source: &Source, options: &Options, budget: Budget) -> Result<Picked> {
+        let (least, most) = self.curve.range();
+        match budget {
+            Budget::Bits(bits) => {
+                let of = |bytes: u64| 8.0 * bytes as f64 / self.weights();
+                if !(of(least)..=of(most)).contains(&bits) {
+                    let (low, high) = ((100.0 * of(least)).ceil(), (100.0 * of(most)).floor());
+                    let range = format!("{:.2} to {:.2}", low / 100.0, high / 100.0);
+                    bail!("--bits: expected {range} bits per weight, found {bits}");
+                }
+                Ok(self.picked((bits * self.weights() / 8.0) as u64))
+            }
+            Budget::Bytes(bytes) => {
+                let whole = |matrices| -> Result<u64> {
+                    let recipe = Some(self.picked(matrices).recipe);
+                    file_bytes(source, &Options { recipe, ..options.clone() })
+                };
+                let (low, high) = (whole(least)?, whole(most)?);
+                if !(low..=high).contains(&bytes) {
+                    return Err(Error::new(format!(
+                        "--size: expected {low} to {high} bytes, found {bytes}"
+                    )));
+                }
+                // What is not a matrix depends on the choice a little: which tables are stored.
+                let mut matrices = most.min(bytes - (low - least).min(bytes));
+                loop {
+                    let found = whole(matrices)?;
+                    if found <= bytes {
+                        return Ok(self.picked(matrices));
+                    }
+                    matrices = least.max(matrices.saturating_sub(found - bytes));
+                }
+            }
+        }
+    }
+
+    fn picked(&self, bytes: u64) -> Picked {
+        let choices = self.curve.pick(bytes).expect("the budget was checked");
+        let (mut recipe, mut loss, mut taken) = (Recipe::default(), 0.0, 0);
+        for (i, &choice) in choices.iter().enumerate() {
+            let offer = self.offers[i][choice];
+            recipe.add(&self.items[i].name, self.kinds[i][choice], offer.loss);
+            loss += offer.loss;
+            taken += offer.bytes;
+        }
+        Picked { recipe, loss, bits: 8.0 * taken as f64 / self.weights() }
+    }
+
+    fn weights(&self) -> f64 {
+        self.items.iter().map(|item| (item.rows * item.cols) as f64).sum()
+    }
+}
+
+/// The types that suit one matrix: grids, and for the vocabulary also what other programs use.
+fn of_tensor(
+    source: &Source,
+    options: &Options,
+    feedbacks: &mut Feedbacks,
+    item: &Item,
+    alpha: f64,
+) -> Result<(Vec<&'static dyn TensorType>, Vec<Offer>)> {
+    let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+    let rows = LANES.min(item.rows);
+    let step = (item.rows / SAMPLES).max(rows);
+    let mut samples = Vec::new();
+    for first in (0..=item.rows - rows).step_by(step) {
+        let mut values = vec![0.0; rows * item.cols];
+        original(&tensor, first..first + rows, &mut values)?;
+        samples.push(values);
+    }
+    let energy: f64 = samples.iter().flatten().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let noise_basis = super::noise_basis(item.cols, feedbacks.has(&item.name));
+    let unit = feedbacks
+        .get(&item.name, item.cols, noise_basis, options.seed)
+        .map_or(1.0, |feedback| feedback.mean_weight());
+    let is_vocabulary = item.role.is_vocabulary_matrix();
+    let (mut kinds, mut offers) = (Vec::new(), Vec::new());
+    for &kind in TYPES.iter().filter(|kind| kind.can_encode()) {
+        let is_grid = kind.id() >= PRIVATE_IDS;
+        let Ok(choice) = fit(kind, &tensor, options) else { continue };
+        if !is_grid && !is_vocabulary {
+            continue;
+        }
+        let item = Item {
+            kind,
+            basis: choice.basis,
+            group: choice.group,
+            sign_seed: options.seed,
+            ..item.clone()
+        };
+        let feedback = feedbacks.get(&item.name, item.cols, item.basis, item.sign_seed);
+        let errors: Vec<Errors> =
+            samples.par_iter().map(|rows| trial(&item, feedback, rows)).collect();
+        let error: f64 = match feedback {
+            Some(_) => errors.iter().map(|errors| errors.output_noise).sum::<f64>() / unit,
+            None => errors.iter().map(|errors| errors.noise).sum(),
+        };
+        let loss = if energy > 0.0 { alpha * error / energy } else { 0.0 };
+        kinds.push(kind);
+        offers.push(Offer { bytes: item.bytes() as u64, loss });
+    }
+    Ok((kinds, offers))
+}
