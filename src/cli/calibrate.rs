@@ -11,6 +11,7 @@ use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
 use crate::model::Model;
 use crate::quant::random::Random;
+use crate::run::own_text::own_text;
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 use crate::run::{Device, Options};
@@ -77,7 +78,8 @@ impl CalibrationFlags {
         let kept = kept_at(source, &fingerprint, "statistics.gguf");
         if kept.exists() {
             let hint = "delete the file to calibrate again";
-            let statistics = Statistics::open(&kept).map_err(|error| error.with_hint(hint))?;
+            let opened = Statistics::open(&kept, source);
+            let (statistics, _) = opened.map_err(|error| error.with_hint(hint))?;
             if statistics.fingerprint != fingerprint {
                 let found = &statistics.fingerprint;
                 let message = format!("expected statistics {fingerprint}, found {found}");
@@ -85,7 +87,8 @@ impl CalibrationFlags {
             }
             return Ok(Heard { statistics: Some(statistics), windows, fingerprint });
         }
-        let statistics = collect(source, &windows, &fingerprint, &kept)?;
+        collect(source, &windows, &fingerprint, &kept)?;
+        let (statistics, _) = Statistics::open(&kept, source)?;
         Ok(Heard { statistics: Some(statistics), windows, fingerprint })
     }
 
@@ -114,7 +117,7 @@ impl CalibrationFlags {
         }
         let mut progress = print::Progress::new("writing a text", (count * WINDOW) as u64);
         let mut take = |tokens| progress.add(tokens as u64);
-        let windows = convert::own_text(source, &cpu(), (count, WINDOW), seed, &mut take)
+        let windows = own_text(source, &cpu(), (count, WINDOW), seed, &mut take)
             .at(source.path().display())?;
         let bytes: Vec<u8> =
             windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
@@ -159,23 +162,18 @@ fn collect(
     windows: &[Vec<u32>],
     fingerprint: &str,
     kept: &Path,
-) -> anyhow::Result<Statistics> {
+) -> anyhow::Result<()> {
     let model = Model::new(source).at(source.path().display())?;
     let mut progress = print::Progress::new("calibrating", model.hparams.layers as u64 + 1);
-    let folder = kept.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let statistics =
-        convert::calibrate(&model, &cpu(), windows, fingerprint.to_string(), folder, &mut || {
-            progress.add(1);
-        })
+    let mut done = || progress.add(1);
+    convert::calibrate(&model, &cpu(), windows, fingerprint, kept, &mut done)
         .at(source.path().display())?;
-    statistics.save(kept)?;
-    Ok(statistics)
+    Ok(())
 }
 
 /// Statistics or an importance matrix that somebody has already.
 fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
-    let (statistics, note) = Statistics::import(path, source)?;
+    let (statistics, note) = Statistics::open(path, source)?;
     if let Some(note) = note {
         print::note(format_args!("{}: {note}", path.display()));
     }

@@ -2,53 +2,78 @@
 
 use std::path::Path;
 
-use super::statistics::Statistics;
+use super::statistics::StatisticsWriter;
 use crate::error::Result;
 use crate::model::Model;
+use crate::quant::Moments;
 use crate::run::Options;
 use crate::run::walk::{Tap, Walk};
 
 /// Hidden states that stay in memory, in bytes; more go to a file beside the statistics.
 const STATES_BYTES_MAX: u64 = 1 << 30;
 
-/// Collects statistics over windows of one length; `progress` hears of layers
-/// done, and of the head.
+/// Collects statistics over windows of one length into a file, layer by layer; `progress` hears of
+/// layers done, and of the head.
 ///
 /// The first token of each window counts like the others, though its hidden state is enormous in
 /// many models and the same in every text: a rounding that has not heard of it breaks the attention
 /// of all others to it (`benches/results/`).
 ///
 /// # Errors
-/// If the model cannot be run, or a value in it is not finite.
+/// If the model cannot be run, a value in it is not finite, or the file cannot be written.
 pub fn calibrate(
     model: &Model,
     options: &Options,
     windows: &[Vec<u32>],
-    fingerprint: String,
-    folder: &Path,
+    fingerprint: &str,
+    path: &Path,
     progress: &mut dyn FnMut(),
-) -> Result<Statistics> {
-    let mut statistics = Statistics::new(fingerprint);
-    let head_len = model.hparams.head_len;
+) -> Result<()> {
+    let count = windows.iter().map(Vec::len).sum();
+    let mut writer = StatisticsWriter::create(path, model, count, fingerprint)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     let mut walk = Walk::new(model, options, windows, STATES_BYTES_MAX, folder)?;
-    while walk.step(&mut |tap| take(&mut statistics, head_len, tap))? {
+    let mut layer = Layer { head_len: model.hparams.head_len, ..Layer::default() };
+    while walk.step(&mut |tap| layer.take(tap))? {
+        for (_, moments) in layer.moments.drain(..) {
+            writer.write(&moments)?;
+        }
         progress();
     }
-    Ok(statistics)
+    writer.finish()
 }
 
-fn take(statistics: &mut Statistics, head_len: usize, tap: Tap) {
-    match tap {
-        Tap::Input { weights, values, width } => statistics.input(&weights, width).add(values),
-        Tap::Cache { layer, keys, values, width } => {
-            for (what, rows) in [("keys", keys), ("values", values)] {
-                for head in 0..width / head_len {
-                    let of_head = |row: &[f32]| row[head * head_len..][..head_len].to_vec();
-                    let rows: Vec<f32> = rows.chunks_exact(width).flat_map(of_head).collect();
-                    let name = format!("blk.{layer}.{what}.{head}");
-                    statistics.cache(name, head_len).add(&rows);
+/// The moments of one layer, in the order of their first rows.
+#[derive(Default)]
+struct Layer {
+    head_len: usize,
+    moments: Vec<(String, Moments)>,
+}
+
+impl Layer {
+    fn take(&mut self, tap: Tap) {
+        match tap {
+            Tap::Input { weights, values, width } => self.add(weights[0], width, values),
+            Tap::Cache { keys, values, width } => {
+                for (what, rows) in [("keys", keys), ("values", values)] {
+                    for head in 0..width / self.head_len {
+                        let from = head * self.head_len;
+                        let of_head = |row: &[f32]| row[from..from + self.head_len].to_vec();
+                        let rows: Vec<f32> = rows.chunks_exact(width).flat_map(of_head).collect();
+                        self.add(&format!("{what}.{head}"), self.head_len, &rows);
+                    }
                 }
             }
         }
+    }
+
+    fn add(&mut self, name: &str, width: usize, rows: &[f32]) {
+        let known = self.moments.iter().position(|(known, _)| known == name);
+        let at = known.unwrap_or_else(|| {
+            self.moments.push((name.to_string(), Moments::new(width)));
+            self.moments.len() - 1
+        });
+        self.moments[at].1.add(rows);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Statistics;
+use crate::error::Result;
 use crate::quant::Feedback;
 use crate::transform;
 use crate::types::Basis;
@@ -12,7 +13,7 @@ use crate::types::Basis;
 const DAMPING: f64 = 0.1;
 /// The same where a weight is also the table that tokens are looked up in: there every direction
 /// counts alike.
-const TIED_DAMPING: f64 = 1.0;
+const TIED_DAMPING: f64 = 0.3;
 
 /// The tensors of a layer lie close together in a file and share inputs, so the last few are kept.
 pub struct Feedbacks<'a> {
@@ -39,24 +40,27 @@ impl<'a> Feedbacks<'a> {
     }
 
     /// Of a weight with `cols` inputs in a basis; nothing if there are no statistics of it.
+    ///
+    /// # Errors
+    /// If the statistics are damaged.
     pub fn get(
         &mut self,
         weight: &str,
         cols: usize,
         basis: Basis,
         sign_seed: u64,
-    ) -> Option<&Feedback> {
-        let statistics = self.statistics?;
-        let input = statistics.use_of(weight)?;
-        let moments = Some(statistics.moments(input)).filter(|moments| moments.width == cols)?;
+    ) -> Result<Option<&Feedback>> {
+        let Some(statistics) = self.statistics else { return Ok(None) };
+        let Some(input) = statistics.use_of(weight) else { return Ok(None) };
         let key = (input, basis);
         if let Some(at) = self.known.iter().position(|(known, _)| *known == key) {
-            return Some(&self.known[at].1);
+            return Ok(Some(&self.known[at].1));
         }
         if self.known.len() == Self::KEPT {
             self.known.pop_front();
         }
         let signs = transform::signs(sign_seed, cols);
+        let moments = statistics.moments(input)?;
         let turned = moments.turned(basis, &signs);
         let is_tied = self.tied.as_deref() == Some(weight);
         let damping = if is_tied { TIED_DAMPING } else { DAMPING };
@@ -65,6 +69,6 @@ impl<'a> Feedbacks<'a> {
             self.damped.push((weight.to_string(), feedback.damping));
         }
         self.known.push_back((key, feedback));
-        self.known.back().map(|(_, feedback)| feedback)
+        Ok(self.known.back().map(|(_, feedback)| feedback))
     }
 }

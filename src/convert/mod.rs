@@ -8,7 +8,6 @@ mod encode;
 mod feedbacks;
 pub mod import;
 mod offers;
-mod own_text;
 mod recipe;
 mod recipe_file;
 pub mod sensitivity;
@@ -22,7 +21,6 @@ pub use calibrate::calibrate;
 pub use encode::Encoded;
 pub use feedbacks::Feedbacks;
 pub use offers::{Budget, Offers, Picked};
-pub use own_text::own_text;
 pub use recipe::{Choice, Item, Options, choose};
 pub use recipe_file::Recipe;
 pub use sensitivity::Sensitivity;
@@ -90,8 +88,10 @@ pub fn convert(
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let Item { cols, basis, sign_seed, .. } = item;
-        let feedback =
-            grid(item.kind).and_then(|_| feedbacks.get(&item.name, cols, basis, sign_seed));
+        let feedback = match grid(item.kind) {
+            Some(_) => feedbacks.get(&item.name, cols, basis, sign_seed)?,
+            None => None,
+        };
         let encoded = encode::encode(&tensor, &item, feedback).at(source.path().display())?;
         for plane in planes {
             writer.write(encoded.plane(plane))?;

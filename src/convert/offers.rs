@@ -163,7 +163,7 @@ fn of_tensor(
     let energy: f64 = samples.iter().flatten().map(|&w| f64::from(w) * f64::from(w)).sum();
     let noise_basis = super::noise_basis(item.cols, feedbacks.has(&item.name));
     let unit = feedbacks
-        .get(&item.name, item.cols, noise_basis, options.seed)
+        .get(&item.name, item.cols, noise_basis, options.seed)?
         .map_or(1.0, |feedback| feedback.mean_weight());
     let is_vocabulary = item.role.is_vocabulary_matrix();
     let (mut kinds, mut offers) = (Vec::new(), Vec::new());
@@ -180,7 +180,7 @@ fn of_tensor(
             sign_seed: options.seed,
             ..item.clone()
         };
-        let feedback = feedbacks.get(&item.name, item.cols, item.basis, item.sign_seed);
+        let feedback = feedbacks.get(&item.name, item.cols, item.basis, item.sign_seed)?;
         let errors: Vec<Errors> =
             samples.par_iter().map(|rows| trial(&item, feedback, rows)).collect();
         let error: f64 = match feedback {

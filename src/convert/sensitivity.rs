@@ -84,7 +84,7 @@ pub fn measure(
     let (mut sensitivity, mut file) = open(kept, subject.fingerprint).at(kept.display())?;
     let mut probe = Probe::new(subject.model, subject.options, subject.windows)?;
     loop {
-        let weights = probe.weights();
+        let weights = probe.weights()?;
         if weights.is_empty() {
             return Ok(sensitivity);
         }
@@ -111,7 +111,7 @@ fn losses(
     let mut values = vec![0.0; weight.len()];
     weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
     let basis = noise_basis(weight.cols, feedbacks.has(&weight.name));
-    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed);
+    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed)?;
     let noise = noise(subject.seed, weight, &values, basis, feedback);
     let mut pairs = Vec::new();
     for error in LEVELS {

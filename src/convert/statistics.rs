@@ -1,4 +1,7 @@
-//! What a text does to the inputs of a model's matrices, kept in a GGUF file that any tool can list.
+//! What a text does to the inputs of a model's matrices, kept in a GGUF file that every tool can
+//! list.
+//!
+//! A matrix of moments can be as large as a weight, so they stay in the file until they are needed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,55 +9,116 @@ use std::path::Path;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Array, Metadata, NewTensor, Source, Value, Writer};
+use crate::model::Model;
 use crate::quant::Moments;
+use crate::run::walk::{Heard, heard};
 use crate::types::by_name;
 use crate::types::raw::RawType;
 
 /// `general.type` of such a file.
 const TYPE: &str = "gridmill.statistics";
 const VERSION: u32 = 1;
+const SUFFIX: &str = ".moments";
+
+/// What is said of an importance matrix.
+const DIAGONAL: &str = "an importance matrix knows how large each input is, and not how inputs go \
+                        together: rounding is better with --calibrate TEXT, and what needs keys or \
+                        values cannot be made from it";
 
 /// The moments of every distinct input, and of the heads of keys and values.
-#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     /// Says which model, text and settings they are from.
     pub fingerprint: String,
-    /// The inputs, by the name of the first weight that uses them.
-    inputs: Vec<(String, Moments)>,
+    source: Source,
+    inputs: Vec<Input>,
     /// Which input a weight uses.
     uses: HashMap<String, usize>,
-    /// Keys after RoPE and values, by `blk.N.keys.H` and `blk.N.values.H`.
-    caches: Vec<(String, Moments)>,
+}
+
+/// Where the moments of an input are.
+struct Input {
+    /// Of the tensor.
+    name: String,
+    width: usize,
+    /// Rows that were added up.
+    count: u64,
+    /// Whether there are only the squares of an importance matrix.
+    is_diagonal: bool,
+}
+
+/// Writes a file of statistics, matrix by matrix.
+pub(super) struct StatisticsWriter {
+    writer: Writer,
+}
+
+impl StatisticsWriter {
+    /// For all inputs of a model; each adds up `count` rows.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(super) fn create(
+        path: &Path,
+        model: &Model,
+        count: usize,
+        fingerprint: &str,
+    ) -> Result<StatisticsWriter> {
+        let kind = RawType::of(by_name("F32").expect("plain floats are always there"));
+        let (mut records, mut weights, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+        for Heard { name, weights: users, width } in heard(model)? {
+            let shape = [width as u64, width as u64];
+            records.push(NewTensor::new(&format!("{name}{SUFFIX}"), &shape, kind)?);
+            inputs.extend(users.iter().map(|_| name.clone()));
+            weights.extend(users);
+        }
+        let strings = |strings| Value::Array(Array::String(strings));
+        let mut metadata = Metadata::new();
+        metadata.set("general.type", Value::String(TYPE.to_string()));
+        metadata.set("gridmill.statistics.version", Value::U32(VERSION));
+        metadata.set("gridmill.statistics.fingerprint", Value::String(fingerprint.to_string()));
+        metadata.set("gridmill.statistics.rows", Value::U64(count as u64));
+        metadata.set("gridmill.statistics.weight", strings(weights));
+        metadata.set("gridmill.statistics.input", strings(inputs));
+        Ok(StatisticsWriter { writer: Writer::create(path, &[], &metadata, records)? })
+    }
+
+    /// The next matrix.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(super) fn write(&mut self, moments: &Moments) -> Result<()> {
+        let whole: Vec<f32> = moments.whole().iter().map(|&moment| moment as f32).collect();
+        self.writer.write(bytemuck::cast_slice(&whole))
+    }
+
+    /// Puts the whole file in its place.
+    ///
+    /// # Errors
+    /// If a matrix is missing, or the disk fails.
+    pub(super) fn finish(self) -> Result<()> {
+        self.writer.finish()
+    }
 }
 
 impl Statistics {
-    /// Nothing yet.
-    pub fn new(fingerprint: String) -> Statistics {
-        Statistics { fingerprint, ..Statistics::default() }
-    }
-
-    /// The moments that rows of an input are added to; `weights` use it.
-    pub fn input(&mut self, weights: &[&str], width: usize) -> &mut Moments {
-        let index = *self.uses.entry(weights[0].to_string()).or_insert_with(|| {
-            self.inputs.push((weights[0].to_string(), Moments::new(width)));
-            self.inputs.len() - 1
-        });
-        for weight in weights {
-            self.uses.insert(weight.to_string(), index);
-        }
-        &mut self.inputs[index].1
-    }
-
-    /// The moments of a head of keys or values.
-    pub fn cache(&mut self, name: String, width: usize) -> &mut Moments {
-        if self.caches.last().is_none_or(|(last, _)| *last != name) {
-            let known = self.caches.iter().position(|(known, _)| *known == name);
-            match known {
-                Some(at) => return &mut self.caches[at].1,
-                None => self.caches.push((name, Moments::new(width))),
+    /// Reads statistics, or an importance matrix of llama.cpp, for a model; and what should be
+    /// known about them.
+    ///
+    /// # Errors
+    /// If the file is neither, is damaged, or is of another model.
+    pub fn open(path: &Path, model: &Source) -> Result<(Statistics, Option<&'static str>)> {
+        let source = Source::open(path)?;
+        let kind = source.metadata().get_str("general.type").at(path.display())?;
+        let kind = kind.unwrap_or("a model").to_string();
+        let (statistics, note) = match &*kind {
+            TYPE => (Statistics::read(source).at(path.display())?, None),
+            "imatrix" => (Statistics::diagonal(source).at(path.display())?, Some(DIAGONAL)),
+            _ => {
+                let message = format!("expected {TYPE}, an imatrix or a text, found {kind}");
+                return Err(Error::new(message).at(path.display()));
             }
-        }
-        &mut self.caches.last_mut().expect("just there").1
+        };
+        statistics.check(model).at(path.display())?;
+        Ok((statistics, note))
     }
 
     /// The number of the input that a weight uses.
@@ -63,65 +127,41 @@ impl Statistics {
     }
 
     /// The moments of an input.
-    pub fn moments(&self, input: usize) -> &Moments {
-        &self.inputs[input].1
-    }
-
-    /// Writes them, the matrices in single precision.
     ///
     /// # Errors
-    /// If the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let kind = RawType::of(by_name("F32").expect("plain floats are always there"));
-        let all = || self.inputs.iter().chain(&self.caches);
-        let mut records = Vec::new();
-        for (name, moments) in all() {
-            let width = moments.width as u64;
-            records.push(NewTensor::new(&tensor_name(name), &[width, width], kind)?);
+    /// If they are damaged.
+    pub fn moments(&self, input: usize) -> Result<Moments> {
+        let Input { name, width, count, is_diagonal } = &self.inputs[input];
+        let (width, values) = (*width, self.values(name)?);
+        let place = self.source.path().display();
+        let diagonal = |i: usize| values[if *is_diagonal { i } else { i * width + i }];
+        if let Some(found) = (0..width).map(diagonal).find(|d| !d.is_finite() || *d < 0.0) {
+            bail!("{place}: tensor `{name}`: expected sums of squares, found {found}");
         }
-        let mut metadata = Metadata::new();
-        let mut uses: Vec<_> = self.uses.iter().collect();
-        uses.sort();
-        let names = uses.iter().map(|(name, _)| name.to_string()).collect();
-        let inputs = uses.iter().map(|(_, at)| self.inputs[**at].0.clone()).collect();
-        let counts = all().map(|(_, moments)| moments.count).collect();
-        metadata.set("general.type", Value::String(TYPE.to_string()));
-        metadata.set("gridmill.statistics.version", Value::U32(VERSION));
-        metadata.set("gridmill.statistics.fingerprint", Value::String(self.fingerprint.clone()));
-        metadata.set("gridmill.statistics.weight", Value::Array(Array::String(names)));
-        metadata.set("gridmill.statistics.input", Value::Array(Array::String(inputs)));
-        metadata.set("gridmill.statistics.count", Value::Array(Array::U64(counts)));
-        let mut writer = Writer::create(path, &[], &metadata, records)?;
-        for (_, moments) in all() {
-            let whole: Vec<f32> = moments.whole().iter().map(|&moment| moment as f32).collect();
-            writer.write(bytemuck::cast_slice(&whole))?;
+        let mut sums = vec![0.0; width * width];
+        if *is_diagonal {
+            (0..width).for_each(|i| sums[i * width + i] = f64::from(values[i]));
+            return Ok(Moments::of(width, *count, sums));
         }
-        writer.finish()
+        for row in 0..width {
+            for col in 0..row {
+                let (low, high) = (values[row * width + col], values[col * width + row]);
+                if low != high || !low.is_finite() {
+                    let expected = "expected a symmetric matrix";
+                    bail!("{place}: tensor `{name}`: {expected}, found {low} and {high}");
+                }
+            }
+        }
+        sums.iter_mut().zip(&values).for_each(|(to, &value)| *to = f64::from(value));
+        Ok(Moments::of(width, *count, sums))
     }
 
-    /// Reads what [`Statistics::save`] wrote.
-    ///
-    /// # Errors
-    /// If the file is something else, or not whole.
-    pub fn open(path: &Path) -> Result<Statistics> {
-        let source = Source::open(path)?;
-        Statistics::read(&source).at(path.display())
-    }
-
-    /// Reads statistics, or an importance matrix of llama.cpp, for a model; and what should be
-    /// known about them.
-    ///
-    /// # Errors
-    /// If the file is neither, or of another model.
-    pub fn import(path: &Path, model: &Source) -> Result<(Statistics, Option<String>)> {
-        let source = Source::open(path)?;
-        let kind = source.metadata().get_str("general.type").at(path.display())?;
-        let (statistics, note) = match kind {
-            Some("imatrix") => (imatrix(&source).at(path.display())?, Some(DIAGONAL.to_string())),
-            _ => (Statistics::read(&source).at(path.display())?, None),
-        };
-        statistics.check(model).at(path.display())?;
-        Ok((statistics, note))
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let Some(tensor) = self.source.tensor(name)? else { bail!("tensor `{name}` is missing") };
+        let mut values = vec![0.0; tensor.len()];
+        tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
+        self.source.release(name);
+        Ok(values)
     }
 
     /// Fails if they cannot be of this model.
@@ -130,112 +170,72 @@ impl Statistics {
             let Some(tensor) = model.tensors().find(|tensor| tensor.name == *weight) else {
                 bail!("it is of another model: it has `{weight}`, and the model has not");
             };
-            let width = self.inputs[input].1.width;
-            if tensor.cols != width {
-                let expected = tensor.cols;
-                bail!(
-                    "it is of another model: expected {expected} inputs of `{weight}`, found {width}"
-                );
+            let (expected, found) = (tensor.cols, self.inputs[input].width);
+            if expected != found {
+                let other = "it is of another model";
+                bail!("{other}: expected {expected} inputs of `{weight}`, found {found}");
             }
         }
         Ok(())
     }
 
-    fn read(source: &Source) -> Result<Statistics> {
+    fn read(source: Source) -> Result<Statistics> {
         let metadata = source.metadata();
-        let kind = metadata.get_str("general.type")?.unwrap_or("a model");
-        if kind != TYPE {
-            bail!("expected {TYPE}, found {kind}");
-        }
         let version = metadata.require_u32("gridmill.statistics.version")?;
         if version != VERSION {
             bail!("gridmill.statistics.version: expected {VERSION}, found {version}");
         }
         let fingerprint = metadata.require_str("gridmill.statistics.fingerprint")?.to_string();
-        let mut statistics = Statistics::new(fingerprint);
+        let count = metadata.require_u64("gridmill.statistics.rows")?;
         let weights = metadata.require_strings("gridmill.statistics.weight")?;
-        let inputs = metadata.require_strings("gridmill.statistics.input")?;
-        let counts = metadata.require_u64s("gridmill.statistics.count")?;
-        let tensors = source.raw_tensors().count();
-        if weights.len() != inputs.len() || counts.len() != tensors {
-            bail!("statistics: expected {tensors} counts and as many inputs as weights");
+        let users = metadata.require_strings("gridmill.statistics.input")?;
+        if weights.len() != users.len() {
+            let (expected, found) = (weights.len(), users.len());
+            bail!("gridmill.statistics.input: expected {expected} inputs, found {found}");
         }
-        for (raw, count) in source.raw_tensors().zip(counts) {
-            let name = raw.info.name.trim_end_matches(SUFFIX).to_string();
-            let moments = read_moments(source, &raw.info.name, count)?;
-            let is_input = inputs.contains(&name);
-            let list = if is_input { &mut statistics.inputs } else { &mut statistics.caches };
-            list.push((name, moments));
+        let (mut inputs, mut uses) = (Vec::<Input>::new(), HashMap::new());
+        for (weight, input) in weights.iter().zip(users) {
+            let name = format!("{input}{SUFFIX}");
+            let known = inputs.iter().position(|input| input.name == name);
+            let index = known.unwrap_or(inputs.len());
+            uses.insert(weight.clone(), index);
+            if known.is_some() {
+                continue;
+            }
+            let Some(tensor) = source.tensor(&name)? else { bail!("tensor `{name}` is missing") };
+            if tensor.rows != tensor.cols {
+                bail!(
+                    "tensor `{name}`: expected a square, found {} x {}",
+                    tensor.rows,
+                    tensor.cols
+                );
+            }
+            inputs.push(Input { name, width: tensor.cols, count, is_diagonal: false });
         }
-        for (weight, input) in weights.iter().zip(inputs) {
-            let index = statistics.inputs.iter().position(|(name, _)| name == input);
-            let missing = || Error::new(format!("tensor `{}` is missing", tensor_name(input)));
-            statistics.uses.insert(weight.clone(), index.ok_or_else(missing)?);
+        Ok(Statistics { fingerprint, source, inputs, uses })
+    }
+
+    /// An importance matrix: `NAME.in_sum2` and `NAME.counts` for each weight.
+    fn diagonal(source: Source) -> Result<Statistics> {
+        let fingerprint = String::new();
+        let (inputs, uses) = (Vec::new(), HashMap::new());
+        let mut statistics = Statistics { fingerprint, source, inputs, uses };
+        let names: Vec<String> =
+            statistics.source.raw_tensors().map(|raw| raw.info.name.clone()).collect();
+        for name in names {
+            let Some(weight) = name.strip_suffix(".in_sum2") else { continue };
+            let counts = statistics.values(&format!("{weight}.counts"))?;
+            let count = match counts[..] {
+                [count] if count >= 1.0 => count as u64,
+                _ => bail!("tensor `{weight}.counts`: expected a count above 0, found {counts:?}"),
+            };
+            let width = statistics.values(&name)?.len();
+            statistics.uses.insert(weight.to_string(), statistics.inputs.len());
+            statistics.inputs.push(Input { name, width, count, is_diagonal: true });
+        }
+        if statistics.inputs.is_empty() {
+            bail!("the importance matrix has no `.in_sum2` tensors");
         }
         Ok(statistics)
     }
-}
-
-/// What is said of an importance matrix.
-const DIAGONAL: &str = "an importance matrix knows how large each input is, and not how inputs go \
-                        together: rounding is better with --calibrate TEXT, and what needs keys or \
-                        values cannot be made from it";
-
-/// An importance matrix: `NAME.in_sum2` and `NAME.counts` for each weight.
-fn imatrix(source: &Source) -> Result<Statistics> {
-    let mut statistics = Statistics::new("imatrix".to_string());
-    let read = |name: &str| -> Result<Vec<f32>> {
-        let Some(tensor) = source.tensor(name)? else { bail!("tensor `{name}` is missing") };
-        let mut values = vec![0.0; tensor.len()];
-        tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
-        match values.iter().find(|value| !value.is_finite() || **value < 0.0) {
-            Some(found) => bail!("tensor `{name}`: expected squares, found {found}"),
-            None => Ok(values),
-        }
-    };
-    for raw in source.raw_tensors() {
-        let Some(weight) = raw.info.name.strip_suffix(".in_sum2") else { continue };
-        let squares = read(&raw.info.name)?;
-        let counts = read(&format!("{weight}.counts"))?;
-        if counts.len() != 1 || counts[0] < 1.0 {
-            bail!("tensor `{weight}.counts`: expected one count above zero, found {counts:?}");
-        }
-        let width = squares.len();
-        let mut sums = vec![0.0; width * width];
-        squares.iter().enumerate().for_each(|(i, &sum)| sums[i * width + i] = f64::from(sum));
-        *statistics.input(&[weight], width) = Moments::of(width, counts[0] as u64, sums);
-    }
-    if statistics.inputs.is_empty() {
-        bail!("the importance matrix has no `.in_sum2` tensors");
-    }
-    Ok(statistics)
-}
-
-const SUFFIX: &str = ".moments";
-
-fn tensor_name(input: &str) -> String {
-    format!("{input}{SUFFIX}")
-}
-
-fn read_moments(source: &Source, name: &str, count: u64) -> Result<Moments> {
-    let Some(tensor) = source.tensor(name)? else { bail!("tensor `{name}` is missing") };
-    if tensor.rows != tensor.cols {
-        bail!("tensor `{name}`: expected a square, found {} x {}", tensor.rows, tensor.cols);
-    }
-    let mut values = vec![0.0; tensor.len()];
-    tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
-    let width = tensor.cols;
-    for row in 0..width {
-        let diagonal = values[row * width + row];
-        if !diagonal.is_finite() || diagonal < 0.0 {
-            bail!("tensor `{name}`: expected moments, found {diagonal} on the diagonal");
-        }
-        for col in 0..row {
-            let (low, high) = (values[row * width + col], values[col * width + row]);
-            if low != high || !low.is_finite() {
-                bail!("tensor `{name}`: expected a symmetric matrix, found {low} and {high}");
-            }
-        }
-    }
-    Ok(Moments::of(width, count, values.into_iter().map(f64::from).collect()))
 }

@@ -1,4 +1,5 @@
-//! `M = R D R^T` with R unit upper triangular: Cholesky's factor without roots, from the last row up.
+//! `M = R D R^T` with R unit upper triangular: Cholesky's factor without roots, from the last row
+//! up.
 
 use rayon::prelude::*;
 

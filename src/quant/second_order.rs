@@ -2,7 +2,8 @@
 //! in its form as LDLQ (arXiv 2307.13304), over the groups of p values that a grid rounds at once.
 //!
 //! An error row e of a weight costs `e M e^T`, with M the moments of the input. With
-//! `M = R D R^T`, R unit upper triangular, that is `sum over j of D_j (e R)_j^2`. So, input by input:
+//! `M = R D R^T`, R unit upper triangular, that is `sum over j of D_j (e R)_j^2`. So, input by
+//! input:
 //!
 //! ```text
 //! target = w_j + sum over i < j of e_i R_ij
@@ -42,8 +43,8 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// From moments `(width, width)` of `count` tokens. `damping` is raised tenfold until the matrix
-    /// has a factor.
+    /// From moments `(width, width)` of `count` tokens. `damping` is raised tenfold until the
+    /// matrix has a factor.
     ///
     /// # Panics
     /// If the matrix is not square, or not finite.
@@ -150,7 +151,8 @@ pub struct Rounding<'a> {
 }
 
 impl Rounding<'_> {
-    /// Rounds up to [`LANES`] rows `(n, width)`: codes `(n, width / p)`, norms `(n, width / group)`.
+    /// Rounds up to [`LANES`] rows `(n, width)`: codes `(n, width / p)`, norms
+    /// `(n, width / group)`.
     ///
     /// # Panics
     /// If a length does not fit.

@@ -3,6 +3,7 @@
 pub mod device;
 pub mod generate;
 pub mod logits_file;
+pub mod own_text;
 pub mod probe;
 pub mod score;
 pub mod session;

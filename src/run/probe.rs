@@ -1,5 +1,5 @@
-//! How much a change of one weight costs: the KL divergence of the model's answers from those of the
-//! unquantised model, with everything before the weight's layer computed once.
+//! How much a change of one weight costs: the KL divergence of the model's answers from those of
+//! the unquantised model, with everything before the weight's layer computed once.
 
 use std::sync::Arc;
 
@@ -73,12 +73,15 @@ impl<'a> Probe<'a> {
         self.windows.iter().map(|window| window.len().div_ceil(STRIDE)).sum()
     }
 
-    /// The weights of the current layer, or after the last one of the head, in the order of their
-    /// use; nothing after that.
-    pub fn weights(&self) -> Vec<Tensor> {
+    /// The weights of the current layer, or after the last one of the head and the embedding, as
+    /// plain floats in the order of their use; nothing after that.
+    ///
+    /// # Errors
+    /// If a weight is not finite.
+    pub fn weights(&self) -> Result<Vec<Tensor>> {
         let layers = self.plan.layers.len() - 1;
         if self.layer > layers {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let end = self.plan.layers.get(self.layer + 1).copied().unwrap_or(self.plan.ops.len());
         let mut weights = Vec::new();
@@ -86,12 +89,16 @@ impl<'a> Probe<'a> {
             let Op::MatMul { parts, .. } = op else { continue };
             weights.extend(parts.iter().map(|part| self.plan.weights[part.weight.0].clone()));
         }
-        weights
+        let embedding = embedding(&self.plan);
+        if self.layer == layers && weights.iter().all(|weight| weight.name != embedding.name) {
+            weights.push(float(embedding)?);
+        }
+        Ok(weights)
     }
 
-    /// The mean KL divergence, in nats per scored token, with a weight of the current layer replaced
-    /// by another of its shape. The head's weight is replaced in the embedding, too, where they are
-    /// one.
+    /// The mean KL divergence, in nats per scored token, with a weight of the current layer
+    /// replaced by another of its shape. The head's weight is replaced in the embedding, too, where
+    /// they are one.
     ///
     /// # Errors
     /// If the model cannot be run.
@@ -100,13 +107,13 @@ impl<'a> Probe<'a> {
         let slot = plan.weights.iter_mut().find(|weight| weight.name == changed.name);
         *slot.expect("a weight of the plan") = changed.clone();
         let plan = Arc::new(plan);
-        let is_tied = is_embedding(&plan, &changed.name);
-        let start = if is_tied { 0 } else { plan.layers[self.layer] };
+        let is_embedding = embedding(&plan).name == changed.name;
+        let start = if is_embedding { 0 } else { plan.layers[self.layer] };
         let mut backend = self.backend(plan.clone(), start)?;
         let (mut sum, mut count) = (0.0, 0);
         for (i, window) in self.windows.iter().enumerate() {
             backend.load(&self.batch(window))?;
-            if !is_tied {
+            if !is_embedding {
                 self.restore(&mut backend, &plan, i)?;
             }
             backend.run_ops(start..plan.ops.len())?;
@@ -169,12 +176,13 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// Whether a weight is the table that tokens are looked up in.
-fn is_embedding(plan: &Plan, name: &str) -> bool {
-    plan.ops.iter().any(|op| match op {
-        Op::Embed { table, .. } => plan.weights[table.0].name == name,
-        _ => false,
-    })
+/// The table that tokens are looked up in.
+fn embedding(plan: &Plan) -> &Tensor {
+    let table = plan.ops.iter().find_map(|op| match op {
+        Op::Embed { table, .. } => Some(&plan.weights[table.0]),
+        _ => None,
+    });
+    table.expect("a forward pass begins with the embedding")
 }
 
 /// `sum p (log p - log q)`, from log-probabilities and logits.

@@ -1,4 +1,5 @@
-//! The unquantised model, a layer at a time over all windows of a text: what calibration listens to.
+//! The unquantised model, a layer at a time over all windows of a text: what calibration listens
+//! to.
 //!
 //! Only one layer's weights are floats at a time, and between layers the hidden states of all
 //! windows wait in memory, or in a file where they are too many.
@@ -35,8 +36,6 @@ pub enum Tap<'a> {
     },
     /// Keys after RoPE and values of a layer, as the cache takes them.
     Cache {
-        /// Whose cache.
-        layer: usize,
         /// `(rows, kv_heads * head_len)`.
         keys: &'a [f32],
         /// `(rows, kv_heads * head_len)`.
@@ -145,6 +144,45 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// One thing that a walk comes by, once per window.
+pub struct Heard {
+    /// The first weight that uses an input; `blk.N.keys.H` and `blk.N.values.H` for heads.
+    pub name: String,
+    /// All weights that use it.
+    pub weights: Vec<String>,
+    /// Values per row.
+    pub width: usize,
+}
+
+/// Everything that a walk comes by, in order.
+///
+/// # Errors
+/// None today: making a plan of weights without bytes cannot fail.
+pub fn heard(model: &Model) -> Result<Vec<Heard>> {
+    let plan = floats(model, |_| true, shell)?;
+    let mut all = Vec::new();
+    for op in &plan.ops {
+        match op {
+            Op::MatMul { input, parts } => {
+                let name = |part: &Part| plan.weights[part.weight.0].name.clone();
+                let weights: Vec<String> = parts.iter().map(name).collect();
+                let (name, width) = (weights[0].clone(), plan.slots[input.0].width);
+                all.push(Heard { name, weights, width });
+            }
+            Op::Rope { k, layer, head_len, .. } => {
+                for what in ["keys", "values"] {
+                    for head in 0..plan.slots[k.0].width / head_len {
+                        let name = format!("blk.{layer}.{what}.{head}");
+                        all.push(Heard { name, weights: Vec::new(), width: *head_len });
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
+}
+
 /// Runs the ops of one layer, and taps what is asked for.
 fn run(
     backend: &mut dyn Backend,
@@ -155,10 +193,10 @@ fn run(
     for at in ops {
         listen(backend, plan, at, tap)?;
         backend.run_ops(at..at + 1)?;
-        if let Op::Rope { k, v, layer, .. } = &plan.ops[at] {
+        if let Op::Rope { k, v, .. } = &plan.ops[at] {
             let (keys, values) = (backend.read(*k)?.to_f32(), backend.read(*v)?.to_f32());
-            let (layer, width) = (*layer, plan.slots[k.0].width);
-            tap(Tap::Cache { layer, keys: &keys, values: &values, width });
+            let width = plan.slots[k.0].width;
+            tap(Tap::Cache { keys: &keys, values: &values, width });
         }
     }
     Ok(())

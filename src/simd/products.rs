@@ -72,8 +72,9 @@ impl WithSimd for Outer<'_> {
     }
 }
 
-/// `out[j] += sum over i of matrix[first + i][j] * values[i]` for the columns j in `cols`, one after
-/// the other in i; products and sums are rounded apart, so every instruction set gives the same.
+/// `out[j] += sum over i of matrix[first + i][j] * values[i]` for the columns j in `cols`, one
+/// after the other in i; products and sums are rounded apart, so every instruction set gives the
+/// same.
 ///
 /// # Panics
 /// If the rows `first..first + values.len()` are not in `matrix` `(n, width)`, or `out` is shorter.
@@ -145,7 +146,7 @@ unsafe fn tile<S: Simd, const N: usize>(
     }
     for (i, values) in values.iter().enumerate() {
         for v in 0..vectors {
-            // SAFETY: the lanes are `vectors` vectors; the factors are there, as the caller vouches.
+            // SAFETY: the lanes are `vectors` vectors; the caller vouches for the factors.
             unsafe {
                 let value = s.load(values.as_ptr().add(v * S::LANES));
                 for j in 0..N {

@@ -160,13 +160,13 @@ pub(crate) fn safetensors(tensors: &[Stored]) -> Vec<u8> {
 }
 
 /// Rows of a head from pairs of neighbours back to all first halves, all second halves.
-pub(crate) fn halves(bytes: &[u8], rows: usize, head_len: usize) -> Vec<u8> {
-    let row_bytes = bytes.len() / rows;
+pub(crate) fn halves<T: Copy>(values: &[T], rows: usize, head_len: usize) -> Vec<T> {
+    let cols = values.len() / rows;
     let source = |row: usize| {
         let (head, at) = (row / head_len, row % head_len);
         head * head_len + at % (head_len / 2) * 2 + at / (head_len / 2)
     };
-    (0..rows).flat_map(|row| &bytes[source(row) * row_bytes..][..row_bytes]).copied().collect()
+    (0..rows).flat_map(|row| &values[source(row) * cols..][..cols]).copied().collect()
 }
 
 fn as_json(value: &Value) -> Json {

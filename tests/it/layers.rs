@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("model", &["plan", "types", "file"]),
     ("run", &["simd", "types", "transform", "plan", "backend", "file", "text", "model"]),
-    ("quant", &["types", "transform"]),
+    ("quant", &["simd", "types", "transform"]),
     ("convert", &["quant", "run", "model", "file", "types", "transform"]),
     ("serve", &["run", "text"]),
     ("cli", ALL),

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one module per subject.
 
 mod bad_models;
+mod calibrate;
 mod checkpoint;
 mod cli;
 mod cpu;
@@ -20,6 +21,7 @@ mod models;
 mod planes;
 mod pool;
 mod scratch;
+mod second_order;
 #[cfg(feature = "gpu")]
 mod shaders;
 mod simd;

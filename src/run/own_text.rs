@@ -1,11 +1,11 @@
 //! `--calibrate self`: the model writes the text that it is calibrated on.
 
+use super::tokenizer::{chat_template, tokenizer};
+use super::{Options, Session};
 use crate::bail;
 use crate::error::Result;
 use crate::file::Source;
 use crate::plan::Batch;
-use crate::run::tokenizer::{chat_template, tokenizer};
-use crate::run::{Options, Session};
 use crate::text::{Message, Sampler, SamplerConfig, Tokenizer};
 
 /// Windows that are written side by side.
