@@ -7,8 +7,9 @@ use regex::Regex;
 use super::calibrate::{CalibrationFlags, Heard};
 use super::flags::size;
 use super::print;
+use super::report::{self, Allocated};
 use crate::convert::{
-    self, Budget, Item, Line, Offers, Options, Picked, Recipe, Report, Statistics, import,
+    self, Budget, Item, Line, Offers, Options, Recipe, Report, Statistics, import,
 };
 use crate::error::{At, Error, Result};
 use crate::file::Source;
@@ -38,6 +39,9 @@ pub(super) struct Args {
     /// Write the chosen types as a table that can be edited
     #[arg(long, value_name = "FILE")]
     recipe_out: Option<PathBuf>,
+    /// Write a page about the conversion, for a browser
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Type of the embedding and the head
     #[arg(long, value_name = "TYPE", value_parser = presets::by_name)]
     embedding_type: Option<&'static dyn TensorType>,
@@ -84,11 +88,14 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         (Some(bits), _) => Some(Budget::Bits(bits)),
         (None, size) => size.map(Budget::Bytes),
     };
-    if let Some(budget) = budget {
-        let picked = allocate(&source, &options, &heard, budget)?;
+    let allocated = match budget {
+        Some(budget) => Some(allocate(&source, &options, &heard, budget)?),
+        None => None,
+    };
+    if let Some(Allocated { picked, .. }) = &allocated {
         let (bits, loss) = (picked.bits, picked.loss);
         print::note(format_args!("{bits:.3} bits per weight, expected KL divergence {loss:.5}"));
-        options.recipe = Some(picked.recipe);
+        options.recipe = Some(picked.recipe.clone());
     }
     if let Some(path) = &args.recipe_out {
         let items = convert::plan(&source, &options)?;
@@ -102,6 +109,9 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         return print::data(table(&lines));
     }
     let report = run(&source, &args.target, &options, heard.statistics.as_ref())?;
+    if let Some(path) = &args.report {
+        report::write(path, (&source, &args.target), &options, &report, allocated.as_ref())?;
+    }
     print::data(table(&report.lines))?;
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     let (bytes, seconds) = (report.file_bytes, report.time.as_secs_f64());
@@ -114,13 +124,14 @@ fn allocate(
     options: &Options,
     heard: &Heard,
     budget: Budget,
-) -> anyhow::Result<Picked> {
+) -> anyhow::Result<Allocated> {
     let mut feedbacks = convert::feedbacks(source, heard.statistics.as_ref())?;
     let sensitivity = heard.sensitivity(source, &mut feedbacks, options.seed)?;
     let mut progress = print::Progress::new("trying types", sensitivity.len() as u64);
     let mut take = |done| progress.add(done as u64);
     let offers = Offers::new(source, options, &mut feedbacks, &sensitivity, &mut take)?;
-    Ok(offers.pick(source, options, budget)?)
+    let picked = offers.pick(source, options, budget)?;
+    Ok(Allocated { budget, picked, sensitivity, points: offers.points() })
 }
 
 fn recipe(path: &Path, source: &Source) -> anyhow::Result<Recipe> {

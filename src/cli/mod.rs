@@ -12,6 +12,7 @@ mod flags;
 mod inspect;
 mod perplexity;
 mod print;
+mod report;
 mod run;
 mod tokenize;
 mod verify;

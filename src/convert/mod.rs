@@ -10,6 +10,7 @@ pub mod import;
 mod offers;
 mod recipe;
 mod recipe_file;
+pub mod report;
 pub mod sensitivity;
 pub mod shape;
 pub mod statistics;

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Array, Metadata, NewTensor, Source, Value, Writer};
@@ -13,12 +15,16 @@ use crate::model::Model;
 use crate::quant::Moments;
 use crate::run::walk::{Heard, heard};
 use crate::types::by_name;
-use crate::types::raw::RawType;
+use crate::types::raw::{self, RawType};
 
 /// `general.type` of such a file.
 const TYPE: &str = "gridmill.statistics";
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".moments";
+/// The SHA-256 of all matrices, in the order of the file.
+const CHECKSUM: &str = "sha256";
+/// ggml's number of plain bytes.
+const I8: u32 = 24;
 
 /// What is said of an importance matrix.
 const DIAGONAL: &str = "an importance matrix knows how large each input is, and not how inputs go \
@@ -49,6 +55,7 @@ struct Input {
 /// Writes a file of statistics, matrix by matrix.
 pub(super) struct StatisticsWriter {
     writer: Writer,
+    hash: Sha256,
 }
 
 impl StatisticsWriter {
@@ -70,6 +77,8 @@ impl StatisticsWriter {
             inputs.extend(users.iter().map(|_| name.clone()));
             weights.extend(users);
         }
+        let bytes = raw::find(I8, &[]).expect("plain bytes are always there");
+        records.push(NewTensor::new(CHECKSUM, &[32], bytes)?);
         let strings = |strings| Value::Array(Array::String(strings));
         let mut metadata = Metadata::new();
         metadata.set("general.type", Value::String(TYPE.to_string()));
@@ -78,7 +87,8 @@ impl StatisticsWriter {
         metadata.set("gridmill.statistics.rows", Value::U64(count as u64));
         metadata.set("gridmill.statistics.weight", strings(weights));
         metadata.set("gridmill.statistics.input", strings(inputs));
-        Ok(StatisticsWriter { writer: Writer::create(path, &[], &metadata, records)? })
+        let writer = Writer::create(path, &[], &metadata, records)?;
+        Ok(StatisticsWriter { writer, hash: Sha256::new() })
     }
 
     /// The next matrix.
@@ -87,6 +97,7 @@ impl StatisticsWriter {
     /// If the disk fails.
     pub(super) fn write(&mut self, moments: &Moments) -> Result<()> {
         let whole: Vec<f32> = moments.whole().iter().map(|&moment| moment as f32).collect();
+        self.hash.update(bytemuck::cast_slice(&whole));
         self.writer.write(bytemuck::cast_slice(&whole))
     }
 
@@ -94,7 +105,8 @@ impl StatisticsWriter {
     ///
     /// # Errors
     /// If a matrix is missing, or the disk fails.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.writer.write(&self.hash.finalize())?;
         self.writer.finish()
     }
 }
@@ -185,6 +197,7 @@ impl Statistics {
         if version != VERSION {
             bail!("gridmill.statistics.version: expected {VERSION}, found {version}");
         }
+        check_sum(&source)?;
         let fingerprint = metadata.require_str("gridmill.statistics.fingerprint")?.to_string();
         let count = metadata.require_u64("gridmill.statistics.rows")?;
         let weights = metadata.require_strings("gridmill.statistics.weight")?;
@@ -238,4 +251,22 @@ impl Statistics {
         }
         Ok(statistics)
     }
+}
+
+/// Fails if a matrix is not what was written.
+fn check_sum(source: &Source) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut expected = None;
+    for raw in source.raw_tensors() {
+        match raw.info.name.as_str() {
+            CHECKSUM => expected = Some(source.raw_bytes(&raw)),
+            _ => hash.update(&*source.raw_bytes(&raw)),
+        }
+    }
+    let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
+    let found = hash.finalize();
+    if *expected != found[..] {
+        bail!("tensor `{CHECKSUM}`: the matrices are not those that were written");
+    }
+    Ok(())
 }

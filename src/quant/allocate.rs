@@ -5,7 +5,7 @@ use crate::bail;
 use crate::error::Result;
 
 /// Budgets that are told apart; steps get coarser, and costs are rounded up to them, past this.
-const CELLS_MAX: u64 = 1 << 17;
+const CELLS_MAX: u64 = 1 << 19;
 
 /// What a tensor could become.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use half::f16;
 
 use super::higgs_fit::{Search, fit};
-use super::{Block, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, Shader, TensorType};
+use super::{
+    Block, Bytes, Int8Row, Kernel, Layout, PRIVATE_IDS, Rows, SUB, Shader, Tensor, TensorType,
+};
 
 /// Codes of a block, except where a code is a whole byte or more.
 const RUN: usize = 32;
@@ -381,6 +383,27 @@ impl TensorType for Higgs {
 
     fn can_encode(&self) -> bool {
         true
+    }
+
+    fn in_bytes(&self, tensor: &Tensor) -> Option<Tensor> {
+        if self.layout() != Layout::Opaque {
+            return None;
+        }
+        let table: &[i8] = bytemuck::cast_slice(&tensor.table);
+        let table = if table.is_empty() { self.points } else { table };
+        if self.p != 2 {
+            // What a code stands for, as the type whose code is the integer itself.
+            let mut integers = vec![0; tensor.len()];
+            self.all_integers(&tensor.rows(0..tensor.rows), &mut integers);
+            let codes = Bytes::from(bytemuck::cast_vec::<i8, u8>(integers));
+            return Some(Tensor { kind: &P1_N256, codes, table: Bytes::empty(), ..tensor.clone() });
+        }
+        let mut codes = vec![0; tensor.len() / 2];
+        self.unpack_bytes(&tensor.codes, &mut codes);
+        let mut points: Vec<u8> = bytemuck::cast_slice(table).to_vec();
+        points.resize(2 << 8, 0);
+        let (codes, table) = (Bytes::from(codes), Bytes::from(points));
+        Some(Tensor { kind: &P2_N256, codes, table, ..tensor.clone() })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

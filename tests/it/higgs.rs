@@ -1,7 +1,9 @@
 //! The HIGGS types: packing, search, scales, and the error of what they code.
 
 use gridmill::quant::presets;
-use gridmill::types::{HIGGS, Higgs, Int8Row, Rows, SUB, TensorType};
+use gridmill::types::{
+    Basis, Bytes, HIGGS, Higgs, Int8Row, Rows, SUB, Tensor, TensorType, norm_bytes,
+};
 
 /// Standard normal numbers.
 fn normal(len: usize, mut state: u64) -> Vec<f32> {
@@ -182,4 +184,37 @@ fn presets_name_types() {
     let error = presets::by_name("higgs5").err().unwrap().to_string();
     assert!(error.starts_with("expected one of higgs2, higgs3"), "{error}");
     assert!(error.ends_with("found `higgs5`"), "{error}");
+}
+
+/// Grids without kernels of their own are held in bytes, and mean the same to the bit.
+#[test]
+fn weights_in_bytes_are_the_same_weights() {
+    for grid in HIGGS {
+        let values: Vec<f32> =
+            (0..3 * 192).map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0).collect();
+        let mut codes = vec![0; 3 * grid.row_bytes(192).unwrap()];
+        let mut norms = vec![0; 3 * norm_bytes(192, 64)];
+        grid.encode(&values, 192, 64, &mut codes, &mut norms);
+        let table = grid.table().map(|table| bytemuck::cast_slice(table).to_vec());
+        let weight = Tensor {
+            name: grid.name().to_string(),
+            kind: *grid,
+            rows: 3,
+            cols: 192,
+            basis: Basis::Original,
+            group: 64,
+            codes: Bytes::from(codes),
+            norms: Bytes::from(norms),
+            table: Bytes::from(table.unwrap_or_default()),
+            signs: Bytes::empty(),
+        };
+        let Some(bytes) = grid.in_bytes(&weight) else { continue };
+        assert!(bytes.kind.in_bytes(&bytes).is_none(), "{}: once is enough", grid.name());
+        let decoded = |tensor: &Tensor| {
+            let mut values = vec![0.0; tensor.len()];
+            tensor.kind.decode(&tensor.rows(0..3), &mut values);
+            values
+        };
+        assert!(decoded(&weight) == decoded(&bytes), "{}", grid.name());
+    }
 }
