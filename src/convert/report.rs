@@ -187,8 +187,8 @@ fn layers(page: &Page) -> String {
 fn tensors(page: &Page) -> String {
     let mut html = String::from(
         "<section>\n<h2>Tensors</h2>\n<div class=\"scroll\"><table>\n\
-         <tr><th>tensor</th><th>type</th><th>bits</th><th>error</th><th>output error</th><th>alpha</th><th>R²</th>\
-         <th>expected loss</th></tr>\n",
+         <tr><th>tensor</th><th>type</th><th>bits</th><th>error</th>\
+         <th>output error</th><th>alpha</th><th>R²</th><th>expected loss</th></tr>\n",
     );
     for (i, line) in page.lines.iter().enumerate() {
         let Line { item, error, output_error } = line;

@@ -6,6 +6,7 @@
 //! follows the rows, as that of a rounding with a scale per row does.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -89,12 +90,12 @@ pub fn measure(
             return Ok(sensitivity);
         }
         for weight in weights {
-            if !sensitivity.pairs.contains_key(&weight.name) {
+            if let Entry::Vacant(entry) = sensitivity.pairs.entry(weight.name.clone()) {
                 let pairs = losses(subject, feedbacks, &probe, &weight)?;
                 let shown: Vec<String> = pairs.iter().map(|(e, l)| format!("{e}:{l}")).collect();
                 let line = format!("{}\t{}\n", weight.name, shown.join("\t"));
                 file.write_all(line.as_bytes()).at(kept.display())?;
-                sensitivity.pairs.insert(weight.name, pairs);
+                entry.insert(pairs);
             }
             progress(1);
         }

@@ -1,5 +1,7 @@
 //! Two products that quantisation spends its time in.
 
+#![allow(clippy::needless_range_loop, reason = "tiles of registers read best by number")]
+
 use super::{Level, Simd, WithSimd};
 
 /// Rows that [`add_products`] works on side by side.

@@ -395,7 +395,8 @@ impl TensorType for Higgs {
             // What a code stands for, as the type whose code is the integer itself.
             let mut integers = vec![0; tensor.len()];
             self.all_integers(&tensor.rows(0..tensor.rows), &mut integers);
-            let codes = Bytes::from(bytemuck::cast_vec::<i8, u8>(integers));
+            let codes: Vec<u8> = integers.into_iter().map(i8::cast_unsigned).collect();
+            let codes = Bytes::from(codes);
             return Some(Tensor { kind: &P1_N256, codes, table: Bytes::empty(), ..tensor.clone() });
         }
         let mut codes = vec![0; tensor.len() / 2];
