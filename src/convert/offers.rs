@@ -59,10 +59,12 @@ impl Offers {
         sensitivity: &Sensitivity,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Offers> {
-        let is_matrix = |item: &Item| {
-            !item.keep && (item.role.is_layer_matrix() || item.role.is_vocabulary_matrix())
-        };
-        let items: Vec<Item> = plan(source, options)?.into_iter().filter(is_matrix).collect();
+        let items: Vec<Item> =
+            plan(source, options)?.into_iter().filter(|item| is_open(item, options)).collect();
+        if items.is_empty() {
+            return Err(Error::new("there is no matrix to choose a type for")
+                .with_hint("weights in our own types stay as they are; --to codes them again"));
+        }
         let (mut kinds, mut offers) = (Vec::new(), Vec::new());
         for item in &items {
             let Some(alpha) = sensitivity.alpha(&item.name) else {
@@ -141,6 +143,15 @@ impl Offers {
     fn weights(&self) -> f64 {
         self.items.iter().map(|item| (item.rows * item.cols) as f64).sum()
     }
+}
+
+/// Whether a type is to be chosen: for matrices that are coded at all, and that no flag names.
+fn is_open(item: &Item, options: &Options) -> bool {
+    let is_vocabulary = item.role.is_vocabulary_matrix();
+    let is_matrix = item.role.is_layer_matrix() || is_vocabulary;
+    let is_named = options.overrides.iter().any(|(pattern, _)| pattern.is_match(&item.name));
+    let has_kind = is_vocabulary && options.vocabulary_kind.is_some();
+    is_matrix && !item.keep && !is_named && !has_kind
 }
 
 /// The types that suit one matrix: grids, and for the vocabulary also what other programs use.

@@ -84,8 +84,11 @@ fn curve(page: &Page) -> String {
     const WIDTH: f64 = 640.0;
     const HEIGHT: f64 = 320.0;
     let (left, bottom) = (56.0, 40.0);
+    // As many points as a screen can tell apart, from the largest size down.
+    let step = page.curve.len().div_ceil(256).max(1);
+    let thinned = page.curve.iter().rev().step_by(step).rev();
     let points: Vec<(f64, f64)> =
-        page.curve.iter().filter(|(_, loss)| *loss > 0.0).map(|&(b, l)| (b, l.log10())).collect();
+        thinned.filter(|(_, loss)| *loss > 0.0).map(|&(b, l)| (b, l.log10())).collect();
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return String::new() };
     let (low, high) = (last.1.floor(), first.1.ceil().max(last.1.floor() + 1.0));
     let span = (last.0 - first.0).max(1e-9);

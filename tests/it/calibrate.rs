@@ -276,6 +276,8 @@ fn bad_budgets_and_recipes() {
     check(&["--size", "1000"], 1, "bytes, found 1000");
     check(&["--size", "900GB"], 1, "bytes, found 900000000000");
     check(&["--bits", "4", "--to", "higgs4"], 2, "cannot be used with");
+    let all = ["--bits", "4", "--tensor-type", ".*=F16"];
+    check(&all, 1, "there is no matrix to choose a type for");
     let recipe = |text: &str| folder.file("recipe.txt", text.as_bytes());
     let name = "blk.0.ffn_down.weight";
     let path = recipe(&format!("# a comment\n{name} higgs4 0.1\n{name} higgs3\n"));
