@@ -203,9 +203,11 @@ fn is_gguf(path: &Path) -> anyhow::Result<bool> {
     Ok(magic == b"GGUF")
 }
 
+/// Of all that decides what the model computes: its weights, and in a folder its numbers.
 fn model_hash(source: &Source) -> Result<String> {
     let hash = |path: &Path| cache::sha256(path, &mut |_, _| ());
-    source.shard_paths().map(hash).collect()
+    let numbers = source.path().is_dir().then(|| source.path().join("config.json"));
+    source.shard_paths().chain(numbers.as_deref()).map(hash).collect()
 }
 
 fn short(hash: Sha256) -> String {

@@ -109,6 +109,12 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         return print::data(table(&lines));
     }
     let report = run(&source, &args.target, &options, heard.statistics.as_ref())?;
+    for (weight, damping) in &report.damped {
+        print::note(format_args!(
+            "{weight}: the moments of its input are not positive definite, so {damping} of their \
+             mean was added to the diagonal"
+        ));
+    }
     if let Some(path) = &args.report {
         report::write(path, (&source, &args.target), &options, &report, allocated.as_ref())?;
     }

@@ -57,6 +57,8 @@ pub struct Report {
     pub source_bytes: u64,
     /// How long it took.
     pub time: Duration,
+    /// Weights whose moments had to be damped further to be positive definite, and the damping.
+    pub damped: Vec<(String, f64)>,
 }
 
 /// What a conversion would do: every tensor with the type chosen for it.
@@ -105,7 +107,7 @@ pub fn convert(
     let file_bytes = writer.file_bytes();
     writer.finish()?;
     let (source_bytes, time) = (source.file_bytes(), started.elapsed());
-    Ok(Report { lines, file_bytes, source_bytes, time })
+    Ok(Report { lines, file_bytes, source_bytes, time, damped: feedbacks.damped })
 }
 
 /// Bytes of the file that a conversion would write.

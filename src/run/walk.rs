@@ -177,7 +177,12 @@ pub fn heard(model: &Model) -> Result<Vec<Heard>> {
                     }
                 }
             }
-            _ => {}
+            Op::Embed { .. }
+            | Op::Angles { .. }
+            | Op::Prepare { .. }
+            | Op::Attend { .. }
+            | Op::AddNorm { .. }
+            | Op::SoftCap { .. } => {}
         }
     }
     Ok(all)

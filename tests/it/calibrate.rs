@@ -7,6 +7,7 @@ use gridmill::convert::{Statistics, calibrate};
 use gridmill::file::{NewTensor, Source, Value, Writer};
 use gridmill::model::Model;
 use gridmill::quant::Moments;
+use gridmill::run::walk::{Tap, Walk};
 use gridmill::run::{Device, Options};
 use gridmill::types::raw::{self, RawType};
 
@@ -87,6 +88,34 @@ fn statistics_are_the_moments_of_every_input() {
     for (expected, found) in expected.iter().zip(&found) {
         assert!((expected - found).abs() <= 1e-4 * size, "expected {expected}, found {found}");
     }
+}
+
+/// Hidden states that go to a file come back as they were.
+#[test]
+fn walks_with_little_memory_come_by_the_same() {
+    let folder = Scratch::new();
+    let source = open(&model(&folder));
+    let model = Model::new(&source).unwrap();
+    let windows: Vec<Vec<u32>> =
+        (0..3).map(|i| (0..40).map(|j| 3 + i * 40 + j).collect()).collect();
+    let options = Options { device: Device::Cpu, threads: 1, ..Options::default() };
+    let walk = |limit: u64| {
+        let mut heard = Vec::new();
+        let mut walk = Walk::new(&model, &options, &windows, limit, &folder).unwrap();
+        let mut take = |tap: Tap| match tap {
+            Tap::Input { weights, values, .. } => {
+                heard.push((weights.join(" "), values.to_vec()));
+            }
+            Tap::Cache { keys, values, .. } => {
+                heard.push(("cache".to_string(), [keys, values].concat()));
+            }
+        };
+        while walk.step(&mut take).unwrap() {}
+        heard
+    };
+    let (little, much) = (walk(0), walk(u64::MAX));
+    assert!(!much.is_empty() && little == much);
+    assert_eq!(folder.list(), ["model.gguf"]);
 }
 
 #[test]
