@@ -12,7 +12,9 @@ use gridmill::plan::{Batch, Plan};
 use gridmill::run::verify::verify;
 use gridmill::simd::Level;
 
+use crate::cli::{succeeds, text};
 use crate::models::{model_path, open};
+use crate::scratch::Scratch;
 
 const CAPACITY: Capacity =
     Capacity { rows: 16, logit_rows: 16, sequences: 2, context: 40, kv: KvFormat::F16 };
@@ -72,6 +74,23 @@ fn halves_give_what_one_backend_gives() {
                 assert!(found == whole, "{name}, cut at op {cut}: other logits");
             }
         }
+    }
+}
+
+/// The CPU holds some grids in another type; to others its plan is the one it was given.
+#[test]
+fn halves_share_grids_held_in_bytes() {
+    let folder = Scratch::new();
+    let (source, path) = (model_path("llama.gguf"), folder.join("grid.gguf"));
+    succeeds(&["convert", text(&source), text(&path), "--to", "HIGGS_P1_N64"]);
+    let plan = Arc::new(Model::new(&open(&path)).expect("a model of ours").plan());
+    let [cpu, reference] = MAKES;
+    let whole = bits(&mut *cpu(&plan, 0..plan.ops.len()));
+    for &cut in &plan.layers {
+        assert!(bits(&mut *split(&plan, cpu, cut)) == whole, "cut at op {cut}: other logits");
+        let second = reference(&plan, cut..plan.ops.len());
+        let mut mixed = Split::new(cpu(&plan, 0..cut), second, cut);
+        assert_eq!(bits(&mut mixed).len(), whole.len());
     }
 }
 

@@ -32,6 +32,8 @@ use mat_mul::MatMul;
 
 /// Runs plans on the processor.
 pub struct Cpu {
+    /// As it was given; that of the state may hold weights in other types.
+    plan: Arc<Plan>,
     state: State,
     pool: Pool,
 }
@@ -96,6 +98,7 @@ impl Cpu {
             refuse(&plan, op).at(op.name())?;
         }
         let threads = threads.max(1);
+        let given = plan.clone();
         let plan = in_bytes(plan, ops.clone(), threads);
         let uses = uses_cache(&plan, ops.clone());
         let cache = |(layer, info): (usize, &CacheInfo)| {
@@ -116,13 +119,13 @@ impl Cpu {
             logit_rows: 0,
             plan,
         };
-        Ok(Cpu { state, pool: Pool::new(threads)? })
+        Ok(Cpu { plan: given, state, pool: Pool::new(threads)? })
     }
 }
 
 impl Backend for Cpu {
     fn plan(&self) -> &Arc<Plan> {
-        &self.state.plan
+        &self.plan
     }
 
     fn capacity(&self) -> Capacity {
