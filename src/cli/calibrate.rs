@@ -55,18 +55,21 @@ pub(super) struct Heard {
     pub(super) statistics: Option<Statistics>,
     /// The text, if there was one.
     windows: Vec<Vec<u32>>,
-    /// Of the model and the settings.
-    fingerprint: String,
+    /// Of the model and what was listened to, if there was something.
+    fingerprint: Option<String>,
 }
 
 impl CalibrationFlags {
     /// Listens, or takes what was heard before from beside the model.
     pub(super) fn listen(&self, source: &Source, seed: u64) -> anyhow::Result<Heard> {
-        let model = model_hash(source)?;
+        // A read of the whole model, which a conversion without a text does not need.
+        let model = match self.calibrate {
+            Calibration::None => String::new(),
+            Calibration::File(_) | Calibration::Own => model_hash(source)?,
+        };
         let windows = match &self.calibrate {
             Calibration::None => {
-                let fingerprint = short(Sha256::new_with_prefix(&model));
-                return Ok(Heard { statistics: None, windows: Vec::new(), fingerprint });
+                return Ok(Heard { statistics: None, windows: Vec::new(), fingerprint: None });
             }
             Calibration::File(path) if is_gguf(path)? => return ready(source, path, &model),
             Calibration::File(path) => self.read(source, path)?,
@@ -85,11 +88,11 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard { statistics: Some(statistics), windows, fingerprint });
+            return Ok(Heard::new(statistics, windows, fingerprint));
         }
         collect(source, &windows, &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard { statistics: Some(statistics), windows, fingerprint })
+        Ok(Heard::new(statistics, windows, fingerprint))
     }
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
@@ -127,6 +130,10 @@ impl CalibrationFlags {
 }
 
 impl Heard {
+    fn new(statistics: Statistics, windows: Vec<Vec<u32>>, fingerprint: String) -> Heard {
+        Heard { statistics: Some(statistics), windows, fingerprint: Some(fingerprint) }
+    }
+
     /// How much each weight matters, on some of the text, or on random tokens without one.
     pub(super) fn sensitivity(
         &self,
@@ -139,7 +146,11 @@ impl Heard {
             0 => random_windows(source, model.hparams.vocabulary, seed)?,
             len => (1..=MEASURED).map(|i| self.windows[i * len / (MEASURED + 1)].clone()).collect(),
         };
-        let mut hash = Sha256::new_with_prefix(&self.fingerprint);
+        let fingerprint = match &self.fingerprint {
+            Some(fingerprint) => fingerprint.clone(),
+            None => short(Sha256::new_with_prefix(model_hash(source)?)),
+        };
+        let mut hash = Sha256::new_with_prefix(fingerprint);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
         hash.update(format!("{:?} {seed}", sensitivity::LEVELS));
         let fingerprint = short(hash);
@@ -179,7 +190,7 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     }
     let mut hash = Sha256::new_with_prefix(model);
     hash.update(cache::sha256(path, &mut |_, _| ())?);
-    Ok(Heard { statistics: Some(statistics), windows: Vec::new(), fingerprint: short(hash) })
+    Ok(Heard::new(statistics, Vec::new(), short(hash)))
 }
 
 /// Tokens that mean nothing, after a begin-of-text where the model has one.

@@ -53,10 +53,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
     if item.keep {
         return Ok(kept(tensor));
     }
-    let signs = match item.basis {
-        Basis::Original => Vec::new(),
-        _ => transform::signs(item.sign_seed, item.cols),
-    };
+    let signs = signs(item);
     let table = item.kind.table().map(|table| bytemuck::cast_slice(table).to_vec());
     let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
     let norm_bytes = norm_bytes(item.cols, item.group);
@@ -149,12 +146,17 @@ impl Code<'_> {
     }
 }
 
-/// What coding some rows, up to [`ROWS`] in the model's own basis, would lose.
-pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
-    let signs = match item.basis {
+/// The signs of an item's inputs; none in the original basis.
+fn signs(item: &Item) -> Vec<i8> {
+    match item.basis {
         Basis::Original => Vec::new(),
         _ => transform::signs(item.sign_seed, item.cols),
-    };
+    }
+}
+
+/// What coding some rows, up to [`ROWS`] in the model's own basis, would lose.
+pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
+    let signs = signs(item);
     let rows = values.len() / item.cols;
     let mut codes = vec![0; rows * item.kind.row_bytes(item.cols).expect("the choice fits")];
     let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];

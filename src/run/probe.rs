@@ -68,11 +68,6 @@ impl<'a> Probe<'a> {
         Ok(probe)
     }
 
-    /// Scored tokens.
-    pub fn tokens(&self) -> usize {
-        self.windows.iter().map(|window| window.len().div_ceil(STRIDE)).sum()
-    }
-
     /// The weights of the current layer, or after the last one of the head and the embedding, as
     /// plain floats in the order of their use; nothing after that.
     ///
