@@ -18,8 +18,11 @@ use crate::run::{Device, Options};
 
 /// Tokens of a window.
 const WINDOW: usize = 512;
-/// Windows in which sensitivities are measured.
-const MEASURED: usize = 2;
+/// Windows in which sensitivities are measured, and which calibration does not see: what a rounding
+/// has listened to, it harms less than other text.
+const MEASURED: usize = 3;
+/// Windows in which all weights are changed at once, at most, and which calibration does not see.
+const TOGETHER: usize = 16;
 
 #[derive(clap::Args)]
 pub(super) struct CalibrationFlags {
@@ -49,12 +52,21 @@ fn by_name(name: &str) -> Result<Calibration, std::convert::Infallible> {
     })
 }
 
+/// Windows that calibration does not see.
+#[derive(Default)]
+struct HeldOut {
+    /// In which weights are changed one by one.
+    apart: Vec<Vec<u32>>,
+    /// In which all are changed at once.
+    together: Vec<Vec<u32>>,
+}
+
 /// What is known of a model's inputs.
 pub(super) struct Heard {
     /// Moments, if there was something to listen to.
     pub(super) statistics: Option<Statistics>,
-    /// The text, if there was one.
-    windows: Vec<Vec<u32>>,
+    /// Text that was not listened to, if there was a text.
+    held_out: HeldOut,
     /// Of the model and what was listened to, if there was something.
     fingerprint: Option<String>,
 }
@@ -69,12 +81,17 @@ impl CalibrationFlags {
         };
         let windows = match &self.calibrate {
             Calibration::None => {
-                return Ok(Heard { statistics: None, windows: Vec::new(), fingerprint: None });
+                return Ok(Heard {
+                    statistics: None,
+                    held_out: HeldOut::default(),
+                    fingerprint: None,
+                });
             }
             Calibration::File(path) if is_gguf(path)? => return ready(source, path, &model),
             Calibration::File(path) => self.read(source, path)?,
             Calibration::Own => self.write(source, &model, seed)?,
         };
+        let (windows, held_out) = split(windows, self.calibration_windows as usize);
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
         let fingerprint = short(hash);
@@ -88,16 +105,16 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard::new(statistics, windows, fingerprint));
+            return Ok(Heard::new(statistics, held_out, fingerprint));
         }
         collect(source, &windows, &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard::new(statistics, windows, fingerprint))
+        Ok(Heard::new(statistics, held_out, fingerprint))
     }
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         let text = super::read_text(path)?;
-        let count = Some(self.calibration_windows as usize);
+        let count = Some(self.calibration_windows as usize + MEASURED + TOGETHER);
         let windows = Windows::new(&tokenizer(source)?, &text, WINDOW, count);
         let windows = windows.map_err(|error| {
             let hint = "a text to calibrate on should have tens of thousands of tokens";
@@ -108,7 +125,7 @@ impl CalibrationFlags {
 
     /// The model's own text. It takes a while, so it is kept, too.
     fn write(&self, source: &Source, model: &str, seed: u64) -> anyhow::Result<Vec<Vec<u32>>> {
-        let count = self.calibration_windows as usize;
+        let count = self.calibration_windows as usize + MEASURED + TOGETHER;
         let mut hash = Sha256::new_with_prefix(model);
         hash.update(format!("own text {count} {WINDOW} {seed}"));
         let kept = kept_at(source, &short(hash), "own-text.tokens");
@@ -130,8 +147,8 @@ impl CalibrationFlags {
 }
 
 impl Heard {
-    fn new(statistics: Statistics, windows: Vec<Vec<u32>>, fingerprint: String) -> Heard {
-        Heard { statistics: Some(statistics), windows, fingerprint: Some(fingerprint) }
+    fn new(statistics: Statistics, held_out: HeldOut, fingerprint: String) -> Heard {
+        Heard { statistics: Some(statistics), held_out, fingerprint: Some(fingerprint) }
     }
 
     /// How much each weight matters, on some of the text, or on random tokens without one.
@@ -142,26 +159,46 @@ impl Heard {
         seed: u64,
     ) -> anyhow::Result<Sensitivity> {
         let model = Model::new(source).at(source.path().display())?;
-        let windows: Vec<Vec<u32>> = match self.windows.len() {
-            0 => random_windows(source, model.hparams.vocabulary, seed)?,
-            len => (1..=MEASURED).map(|i| self.windows[i * len / (MEASURED + 1)].clone()).collect(),
+        let HeldOut { apart, together } = &self.held_out;
+        let windows = match apart.is_empty() {
+            true => random_windows(source, model.hparams.vocabulary, seed)?,
+            false => apart.clone(),
         };
         let fingerprint = match &self.fingerprint {
             Some(fingerprint) => fingerprint.clone(),
             None => short(Sha256::new_with_prefix(model_hash(source)?)),
         };
         let mut hash = Sha256::new_with_prefix(fingerprint);
-        windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
-        hash.update(format!("{:?} {seed}", sensitivity::LEVELS));
+        let both = windows.iter().chain(together);
+        both.for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        hash.update(format!("{:?} {} {seed}", sensitivity::LEVELS, sensitivity::TOGETHER));
         let fingerprint = short(hash);
         let kept = kept_at(source, &fingerprint, "sensitivity.tsv");
         let options = cpu();
         let (model, windows, fingerprint) = (&model, &windows[..], &*fingerprint);
-        let subject = Subject { model, options: &options, windows, fingerprint, seed };
+        let others = &together[..];
+        let subject = Subject { model, options: &options, windows, others, fingerprint, seed };
         let matrices = convert::matrices(source, model);
         let mut progress = print::Progress::new("measuring", matrices as u64);
         Ok(sensitivity::measure(&subject, feedbacks, &kept, &mut |done| progress.add(done as u64))?)
     }
+}
+
+/// What is listened to, and what is not: windows evenly spaced among the first ones, and what is
+/// left after those. A text of few windows is both.
+fn split(mut windows: Vec<Vec<u32>>, wanted: usize) -> (Vec<Vec<u32>>, HeldOut) {
+    let together = windows.split_off(windows.len().min(wanted + MEASURED));
+    let count = windows.len();
+    if count <= 2 * MEASURED {
+        let apart = windows.iter().take(MEASURED).cloned().collect();
+        return (windows, HeldOut { apart, together });
+    }
+    let (mut heard, mut apart) = (Vec::new(), Vec::new());
+    for (at, window) in windows.into_iter().enumerate() {
+        let is_held_out = (1..=MEASURED).any(|i| i * count / (MEASURED + 1) == at);
+        if is_held_out { &mut apart } else { &mut heard }.push(window);
+    }
+    (heard, HeldOut { apart, together })
 }
 
 fn cpu() -> Options {
@@ -190,7 +227,7 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     }
     let mut hash = Sha256::new_with_prefix(model);
     hash.update(cache::sha256(path, &mut |_, _| ())?);
-    Ok(Heard::new(statistics, Vec::new(), short(hash)))
+    Ok(Heard::new(statistics, HeldOut::default(), short(hash)))
 }
 
 /// Tokens that mean nothing, after a begin-of-text where the model has one.

@@ -13,7 +13,7 @@ use crate::quant::Feedback;
 use crate::quant::second_order::{LANES, Rounding};
 use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, Higgs, Rows, Tensor, grid, norm_bytes};
+use crate::types::{Basis, ColumnPlanes, Higgs, Rows, Tensor, grid, norm_bytes};
 
 /// Rows that one task codes.
 const ROWS: usize = LANES;
@@ -27,6 +27,8 @@ pub struct Encoded {
     norms: Vec<u8>,
     table: Vec<u8>,
     signs: Vec<u8>,
+    /// Of a tensor that stays as it is.
+    columns: ColumnPlanes,
     /// Squared error over squared values.
     pub error: f64,
     /// Squared error over squared values in the output of the calibration text, if there was one.
@@ -41,6 +43,7 @@ impl Encoded {
             Plane::Norms => &self.norms,
             Plane::Table => &self.table,
             Plane::Signs => &self.signs,
+            plane => self.columns.plane(plane),
         }
     }
 }
@@ -62,6 +65,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
         norms: vec![0; item.rows * norm_bytes],
         table: table.unwrap_or_default(),
         signs: bytemuck::cast_slice(&signs).to_vec(),
+        columns: ColumnPlanes::default(),
         error: 0.0,
         output_error: None,
     };
@@ -135,7 +139,8 @@ impl Code<'_> {
             None => kind.encode(&values, cols, group, codes, norms),
         }
         let table = bytemuck::cast_slice(table);
-        let rows = Rows { count: values.len() / cols, cols, group, codes, norms, table };
+        let count = values.len() / cols;
+        let rows = Rows { first: 0, count, cols, group, codes, norms, table, columns: None };
         let mut decoded = vec![0.0; values.len()];
         kind.decode(&rows, &mut decoded);
         let (noise, signal) = squares(&values, &decoded);
@@ -171,6 +176,7 @@ fn kept(tensor: &Tensor) -> Encoded {
         norms: tensor.norms.to_vec(),
         table: tensor.table.to_vec(),
         signs: tensor.signs.to_vec(),
+        columns: tensor.columns.clone(),
         error: 0.0,
         output_error: None,
     }

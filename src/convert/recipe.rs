@@ -78,7 +78,8 @@ impl Item {
     /// Bytes of its codes and norms.
     pub fn bytes(&self) -> usize {
         let codes = self.kind.row_bytes(self.cols).expect("the choice fits");
-        self.rows * (codes + types::norm_bytes(self.cols, self.group))
+        let norms = types::norm_bytes(self.cols, self.group);
+        self.rows.div_ceil(self.kind.row_block()) * codes + self.rows * norms
     }
 
     /// Bits per value.

@@ -22,28 +22,50 @@ use crate::quant::alpha::Alpha;
 use crate::quant::random::Random;
 use crate::quant::{Feedback, second_order};
 use crate::run::Options;
-use crate::run::probe::Probe;
+use crate::run::probe::{Probe, cost_together};
 use crate::run::walk::of_floats;
 use crate::transform;
 use crate::types::{Basis, Tensor};
 
-/// Squared error of the noise over the squared weights: about what 5, 4 and 2.5 bits leave.
-pub const LEVELS: [f64; 3] = [0.002, 0.01, 0.04];
+/// Squared error of the noise over the squared weights: about what 4.5 and 2.5 bits leave. Two tell
+/// as much as more: what noise costs is linear in it over a range of 20 (`benches/results/`).
+pub const LEVELS: [f64; 2] = [0.005, 0.04];
+
+/// The error at which all weights are changed at once, about what 4 bits leave.
+pub const TOGETHER: f64 = 0.01;
+
+/// What stands for all weights in a file of measurements.
+const ALL: &str = "*";
 
 /// The first line of a file of measurements, before the fingerprint.
-const HEADING: &str = "gridmill sensitivity 1";
+const HEADING: &str = "gridmill sensitivity 2";
 
 /// What noise cost.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sensitivity {
     /// By weight: errors and losses.
     pairs: HashMap<String, Vec<(f64, f64)>>,
+    /// The loss with all weights changed by [`TOGETHER`], in other windows, if it was measured.
+    together: Option<f64>,
 }
 
 impl Sensitivity {
     /// The coefficient of a weight: nats per token for a relative squared error of 1.
     pub fn alpha(&self, weight: &str) -> Option<Alpha> {
-        self.pairs.get(weight).map(|pairs| Alpha::fit(pairs))
+        let Alpha { value, r2 } = Alpha::fit(self.pairs.get(weight)?);
+        Some(Alpha { value: self.scale() * value, r2 })
+    }
+
+    /// What all coefficients are multiplied by. The few windows in which they are measured say
+    /// which weight matters more than which; how much all of them matter differs from window to
+    /// window, and more windows tell.
+    pub fn scale(&self) -> f64 {
+        let alphas = self.pairs.values().map(|pairs| Alpha::fit(pairs).value);
+        let mut alphas: Vec<f64> = alphas.collect();
+        // A map has no order, and the sum of floats has one.
+        alphas.sort_unstable_by(f64::total_cmp);
+        let apart = TOGETHER * alphas.iter().sum::<f64>();
+        self.together.filter(|_| apart > 0.0).map_or(1.0, |together| together / apart)
     }
 
     /// Weights that were measured.
@@ -65,6 +87,8 @@ pub struct Subject<'a> {
     pub options: &'a Options,
     /// The text, in windows of one length.
     pub windows: &'a [Vec<u32>],
+    /// Other windows, in which all weights are changed at once; perhaps none.
+    pub others: &'a [Vec<u32>],
     /// Says that kept measurements are of the same model, text and settings.
     pub fingerprint: &'a str,
     /// What the noise is made from.
@@ -87,7 +111,7 @@ pub fn measure(
     loop {
         let weights = probe.weights()?;
         if weights.is_empty() {
-            return Ok(sensitivity);
+            break;
         }
         for weight in weights {
             if let Entry::Vacant(entry) = sensitivity.pairs.entry(weight.name.clone()) {
@@ -101,6 +125,31 @@ pub fn measure(
         }
         probe.step()?;
     }
+    drop(probe);
+    if sensitivity.together.is_none() && !subject.others.is_empty() {
+        let loss = together(subject, feedbacks, &sensitivity)?;
+        file.write_all(format!("{ALL}\t{TOGETHER}:{loss}\n").as_bytes()).at(kept.display())?;
+        sensitivity.together = Some(loss);
+    }
+    Ok(sensitivity)
+}
+
+/// The loss with noise in all weights.
+fn together(
+    subject: &Subject,
+    feedbacks: &mut Feedbacks,
+    sensitivity: &Sensitivity,
+) -> Result<f64> {
+    let Subject { model, options, others, .. } = *subject;
+    let size = TOGETHER.sqrt() as f32;
+    cost_together(model, options, others, &mut |weight| {
+        if !sensitivity.pairs.contains_key(&weight.name) {
+            return Ok(None);
+        }
+        let (values, noise) = weight_and_noise(subject, feedbacks, weight)?;
+        let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
+        Ok(Some(of_floats(weight, changed)))
+    })
 }
 
 fn losses(
@@ -109,11 +158,7 @@ fn losses(
     probe: &Probe,
     weight: &Tensor,
 ) -> Result<Vec<(f64, f64)>> {
-    let mut values = vec![0.0; weight.len()];
-    weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
-    let basis = noise_basis(weight.cols, feedbacks.has(&weight.name));
-    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed)?;
-    let noise = noise(subject.seed, weight, &values, basis, feedback);
+    let (values, noise) = weight_and_noise(subject, feedbacks, weight)?;
     let mut pairs = Vec::new();
     for error in LEVELS {
         let size = error.sqrt() as f32;
@@ -121,6 +166,19 @@ fn losses(
         pairs.push((error, probe.cost(&of_floats(weight, changed))?));
     }
     Ok(pairs)
+}
+
+fn weight_and_noise(
+    subject: &Subject,
+    feedbacks: &mut Feedbacks,
+    weight: &Tensor,
+) -> Result<(Vec<f32>, Vec<f32>)> {
+    let mut values = vec![0.0; weight.len()];
+    weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
+    let basis = noise_basis(weight.cols, feedbacks.has(&weight.name));
+    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed)?;
+    let noise = noise(subject.seed, weight, &values, basis, feedback);
+    Ok((values, noise))
 }
 
 /// Noise as large as the weights, `(rows, cols)`, in the model's own basis.
@@ -183,13 +241,21 @@ fn open(path: &Path, fingerprint: &str) -> Result<(Sensitivity, File)> {
     }
     let mut sensitivity = Sensitivity::default();
     for (number, line) in lines.enumerate() {
-        let (name, pairs) = parse(line).ok_or_else(|| {
-            Error::new(format!("line {}: expected a weight and its losses", number + 2))
-                .with_hint("the file is damaged: delete it to measure again")
-        })?;
-        sensitivity.pairs.insert(name, pairs);
+        let (name, pairs) = parse(line).ok_or_else(|| damaged(number))?;
+        match &pairs[..] {
+            [(_, loss)] if name == ALL => sensitivity.together = Some(*loss),
+            pairs if name != ALL && pairs.len() == LEVELS.len() => {
+                sensitivity.pairs.insert(name, pairs.to_vec());
+            }
+            _ => return Err(damaged(number)),
+        }
     }
     Ok((sensitivity, file))
+}
+
+fn damaged(line: usize) -> Error {
+    Error::new(format!("line {}: expected a weight and its losses", line + 2))
+        .with_hint("the file is damaged: delete it to measure again")
 }
 
 fn parse(line: &str) -> Option<(String, Vec<(f64, f64)>)> {
@@ -201,5 +267,5 @@ fn parse(line: &str) -> Option<(String, Vec<(f64, f64)>)> {
         Some((number(error).filter(|&error| error > 0.0)?, number(loss)?))
     };
     let pairs: Option<Vec<(f64, f64)>> = cells.map(pair).collect();
-    pairs.filter(|pairs| pairs.len() == LEVELS.len()).map(|pairs| (name.to_string(), pairs))
+    pairs.map(|pairs| (name.to_string(), pairs))
 }

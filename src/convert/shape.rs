@@ -11,12 +11,13 @@ use super::{default_basis, form, record};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::planes::PlanesBuilder;
-use crate::file::planes::Role as Plane;
 use crate::file::{Metadata, NewTensor, Source, Value, Writer};
 use crate::model::arch::{Arch, Dim, Need, Role};
 use crate::transform;
 use crate::types::raw::RawType;
-use crate::types::{self, Basis, Bytes, Kernel, PRIVATE_IDS, Tensor, TensorType, norm_bytes};
+use crate::types::{
+    self, Basis, Bytes, ColumnPlanes, Kernel, PRIVATE_IDS, Tensor, TensorType, norm_bytes,
+};
 
 /// Rows that are coded; a matrix repeats them.
 const ROWS: usize = 256;
@@ -160,6 +161,7 @@ impl Shape {
             norms: repeat(&tile.norms, rows * tile.norms.len() / ROWS),
             table: Bytes::from(table),
             signs: Bytes::from(tile.signs.clone()),
+            columns: ColumnPlanes::default(),
         })
     }
 }
@@ -238,6 +240,7 @@ fn vector(name: String, len: usize) -> Tensor {
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     }
 }
 
@@ -258,13 +261,8 @@ pub fn save(source: &Source, target: &Path) -> Result<()> {
             bytes.push(&tensor.codes);
             continue;
         }
-        for plane in builder.add(record(tensor, SEED))? {
-            bytes.push(match plane.role {
-                Plane::Codes => &tensor.codes,
-                Plane::Norms => &tensor.norms,
-                Plane::Table => &tensor.table,
-                Plane::Signs => &tensor.signs,
-            });
+        for plane in builder.add_with_table(record(tensor, SEED), &tensor.table)? {
+            bytes.push(tensor.plane(plane.role));
             records.push(plane.tensor);
         }
     }

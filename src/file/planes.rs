@@ -10,7 +10,9 @@ use crate::bail;
 use crate::error::{At, Error};
 use crate::limits;
 use crate::types::raw::{self, RawType};
-use crate::types::{Basis, PRIVATE_IDS, SUB, TensorType};
+use crate::types::{Basis, Kernel, PRIVATE_IDS, SUB, TensorType, by_name};
+
+pub use crate::types::Role;
 
 /// The version of the registry that is written, and the only one that is read.
 pub const FORMAT_VERSION: u32 = 1;
@@ -32,39 +34,6 @@ const NOTICE_TEXT: &str = "some weights are in Gridmill's own tensor types: run 
 
 /// Endings that tools take for a weight of their own.
 const FORBIDDEN_ENDINGS: [&str; 3] = ["weight", "bias", "scale"];
-
-/// What a plane holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// `(rows, row_bytes)` packed codes.
-    Codes,
-    /// `(rows, cols / group)` half-precision scales.
-    Norms,
-    /// `(n, p)` int8 grid points; shared by the tensors of the type that have the same.
-    Table,
-    /// `(cols)` int8, +1 or -1; shared by the tensors of this width that have the same.
-    Signs,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 4] = [Role::Codes, Role::Norms, Role::Table, Role::Signs];
-
-    /// As in the registry.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Codes => "codes",
-            Role::Norms => "norms",
-            Role::Table => "table",
-            Role::Signs => "signs",
-        }
-    }
-
-    /// The role with this name.
-    pub fn by_name(name: &str) -> Option<Role> {
-        Role::ALL.into_iter().find(|role| role.name() == name)
-    }
-}
 
 /// How code planes are declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -98,46 +67,57 @@ pub struct Record {
 impl Record {
     /// The roles that its planes must have, no more and no fewer.
     pub fn roles(&self) -> impl Iterator<Item = Role> {
-        let (table, signs) = (self.kind.table().is_some(), self.basis != Basis::Original);
-        Role::ALL.into_iter().filter(move |role| match role {
-            Role::Codes | Role::Norms => true,
-            Role::Table => table,
-            Role::Signs => signs,
-        })
+        Role::ALL.into_iter().filter(move |&role| self.plane(role).is_some())
     }
 
-    /// Layout and shape (contiguous dimension first) of a plane, codes in the given form.
+    fn plane(&self, role: Role) -> Option<(RawType, Vec<u64>)> {
+        match role {
+            Role::Signs => (self.basis != Basis::Original).then(|| (raw::I8, vec![self.cols])),
+            role => self.kind.plane(role, self.rows, self.cols, self.group.into()),
+        }
+    }
+
+    /// Layout and shape (contiguous dimension first) of a plane, codes in the given form. Codes
+    /// that rows share have one form.
     ///
     /// # Errors
-    /// If the block of the type does not divide a row.
+    /// If the type has no such plane, or its block does not divide a row.
     pub fn layout(&self, role: Role, form: Form) -> Result<(RawType, Vec<u64>)> {
         let own = RawType::of(self.kind);
-        Ok(match role {
-            Role::Codes => {
-                let Some(row_bytes) = own.bytes(self.cols, 1) else {
-                    let (cols, len, name) = (self.cols, own.block_len, own.name);
-                    bail!("{cols} columns, expected a multiple of {len} for type {name}")
-                };
-                match form {
-                    Form::Planes => (raw::I8, vec![row_bytes, self.rows]),
-                    Form::Native => (own, vec![self.cols, self.rows]),
-                }
-            }
-            Role::Norms => (raw::F16, vec![self.cols / u64::from(self.group), self.rows]),
-            Role::Table => (raw::I8, table_shape(self.kind)),
-            Role::Signs => (raw::I8, vec![self.cols]),
-        })
+        if !self.cols.is_multiple_of(own.block_len) {
+            let (cols, len, name) = (self.cols, own.block_len, own.name);
+            bail!("{cols} columns, expected a multiple of {len} for type {name}");
+        }
+        if role == Role::Codes && form == Form::Native && self.kind.row_block() == 1 {
+            return Ok((own, vec![self.cols, self.rows]));
+        }
+        match self.plane(role) {
+            Some(plane) => Ok(plane),
+            None => bail!("type {} has no plane in the role `{}`", own.name, role.name()),
+        }
     }
 
     /// The tensor name of a plane: `blk.3.ffn_up.codes`, `gridmill.signs.576`.
     pub fn plane_name(&self, role: Role) -> String {
         match role {
-            Role::Codes | Role::Norms => {
+            Role::Table if self.shares(role) => {
+                format!("gridmill.table.{}", self.kind.name().to_lowercase())
+            }
+            Role::Signs => format!("gridmill.signs.{}", self.cols),
+            role => {
                 let stem = self.name.strip_suffix(".weight").unwrap_or(&self.name);
                 format!("{stem}.{}", role.name())
             }
-            Role::Table => format!("gridmill.table.{}", self.kind.name().to_lowercase()),
-            Role::Signs => format!("gridmill.signs.{}", self.cols),
+        }
+    }
+
+    /// Whether other weights may have the plane, too. A table of floats comes from a checkpoint,
+    /// which has one for each weight.
+    fn shares(&self, role: Role) -> bool {
+        match role {
+            Role::Signs => true,
+            Role::Table => self.plane(role).is_some_and(|(kind, _)| kind == raw::I8),
+            _ => false,
         }
     }
 
@@ -155,9 +135,16 @@ impl Record {
             let max = limits::TENSOR_LEN_MAX;
             bail!("{rows} rows of {cols} columns, expected 1 to {max} values");
         }
-        if *group == 0 || !group.is_multiple_of(SUB as u32) || !cols.is_multiple_of((*group).into())
-        {
-            bail!("group {group}, expected a multiple of {SUB} that divides {cols} columns");
+        let fits =
+            *group > 0 && group.is_multiple_of(SUB as u32) && cols.is_multiple_of((*group).into());
+        match kind.kernel() {
+            Kernel::Float if *group != 0 => {
+                bail!("group {group}, expected 0 for type {}, which has no norms", kind.name());
+            }
+            Kernel::Int8 { .. } if !fits => {
+                bail!("group {group}, expected a multiple of {SUB} that divides {cols} columns");
+            }
+            _ => {}
         }
         let fits = match *basis {
             Basis::Original => true,
@@ -291,9 +278,12 @@ impl PlanesBuilder {
         if self.registry.records.iter().any(|other| other.name == record.name) {
             bail!("{place} is written twice");
         }
-        let own = record.kind.table().unwrap_or_default();
-        if own.len() != table.len() {
-            bail!("{place}: a table of {} bytes, expected {}", table.len(), own.len());
+        let expected = match record.plane(Role::Table) {
+            Some((kind, shape)) => kind.bytes(shape[0], shape[1]).unwrap_or_default(),
+            None => 0,
+        };
+        if expected != table.len() as u64 {
+            bail!("{place}: a table of {} bytes, expected {expected}", table.len());
         }
         let mut planes = HashMap::new();
         let mut new = Vec::new();
@@ -305,7 +295,7 @@ impl PlanesBuilder {
                 number => format!("{name}.{number}"),
             };
             check_plane_name(&name).at(&place)?;
-            let shared = matches!(role, Role::Table | Role::Signs);
+            let shared = record.shares(role);
             if self.written.insert(name.clone()) {
                 let (kind, shape) = record.layout(role, self.form).at(&place)?;
                 new.push(NewPlane { role, tensor: NewTensor::new(&name, &shape, kind)? });
@@ -322,13 +312,13 @@ impl PlanesBuilder {
     /// Which of the planes that differ in content alone this is.
     fn number(&mut self, record: &Record, role: Role, table: &[u8]) -> usize {
         match role {
-            Role::Codes | Role::Norms => 0,
-            Role::Table => {
-                let own = record.kind.table().unwrap_or_default();
-                let own = || vec![bytemuck::cast_slice(own).to_vec()];
+            Role::Table if record.shares(role) => {
+                let own = record.kind.table().map(|own| bytemuck::cast_slice(own).to_vec());
+                let own = || own.into_iter().collect();
                 place(self.tables.entry(record.kind.id()).or_insert_with(own), table.to_vec())
             }
             Role::Signs => place(self.seeds.entry(record.cols).or_default(), record.sign_seed),
+            _ => 0,
         }
     }
 
@@ -382,20 +372,6 @@ pub fn transform_by_text(text: &str) -> Option<Basis> {
     (transform_text(basis) == text).then_some(basis)
 }
 
-/// `[p, n]` where a code is p weights: the one p for which n points fill the table.
-fn table_shape(kind: &dyn TensorType) -> Vec<u64> {
-    let len = kind.table().map_or(0, |table| table.len()) as u64;
-    let block = RawType::of(kind);
-    let fills = |&p: &u64| {
-        let bits = 8 * block.block_bytes * p / block.block_len;
-        bits < 32 && p << bits == len && (8 * block.block_bytes * p).is_multiple_of(block.block_len)
-    };
-    match (1..=16).find(fills) {
-        Some(p) => vec![p, len / p],
-        None => vec![len],
-    }
-}
-
 fn check_plane_name(name: &str) -> Result<()> {
     let max = limits::TENSOR_NAME_BYTES_MAX;
     if name.is_empty() || name.len() > max {
@@ -425,8 +401,8 @@ fn read_records(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Resul
             bail!("{place} occurs twice");
         }
         let (kind, transform) = (&kinds[index], &transforms[index]);
-        let known = types.iter().find(|known| known.name().eq_ignore_ascii_case(kind));
-        let Some(known) = known else {
+        let known = types.iter().copied().find(|known| known.name().eq_ignore_ascii_case(kind));
+        let Some(known) = known.or_else(|| by_name(kind)) else {
             return Err(Error::new(format!("unknown type `{kind}`"))
                 .at(place)
                 .with_hint("a newer version of gridmill may read it"));
@@ -436,7 +412,7 @@ fn read_records(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Resul
         };
         let record = Record {
             name: name.clone(),
-            kind: *known,
+            kind: known,
             rows: rows[index],
             cols: cols[index],
             basis,
@@ -471,7 +447,7 @@ fn read_planes(metadata: &Metadata, records: &[Record]) -> Result<Vec<HashMap<Ro
             bail!("{place}: two planes in the role `{role}`");
         }
         let first = *uses.entry(name).or_insert((known, index));
-        let shared = matches!(known, Role::Table | Role::Signs);
+        let shared = record.shares(known);
         if first.0 != known || (!shared && first.1 != index) {
             bail!("{place}: plane `{name}` is used twice");
         }

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::bail;
 use crate::error::{At, Error};
 use crate::types::raw::RawType;
-use crate::types::{Basis, Bytes, TYPES, Tensor, TensorType};
+use crate::types::{Basis, Bytes, ColumnPlanes, TYPES, Tensor, TensorType};
 
 /// An opened model. Every plane of every weight has been checked, so that a weight it hands out
 /// is whole.
@@ -254,6 +254,7 @@ impl Source {
             norms: Bytes::empty(),
             table: Bytes::empty(),
             signs: Bytes::empty(),
+            columns: ColumnPlanes::default(),
         })
     }
 
@@ -268,7 +269,7 @@ impl Source {
             let (name, found) = (&names[&Role::Signs], signs[at] as i8);
             bail!("plane `{name}`: sign {at} is {found}, expected 1 or -1");
         }
-        Ok(Tensor {
+        let tensor = Tensor {
             name: record.name.clone(),
             kind: record.kind,
             rows: size(record.rows)?,
@@ -279,7 +280,16 @@ impl Source {
             norms: plane(Role::Norms)?,
             table: plane(Role::Table)?,
             signs,
-        })
+            columns: ColumnPlanes {
+                norms: plane(Role::ColumnNorms)?,
+                means: plane(Role::ColumnMeans)?,
+                groups: plane(Role::ColumnGroups)?,
+                outlier_codes: plane(Role::OutlierCodes)?,
+                outlier_table: plane(Role::OutlierTable)?,
+            },
+        };
+        tensor.kind.check(&tensor).map_err(Error::new)?;
+        Ok(tensor)
     }
 
     fn plane(&self, record: &Record, role: Role, name: &str) -> Result<Bytes> {

@@ -11,7 +11,7 @@ use super::{Hparams, Model};
 use crate::plan::{
     CacheInfo, Extent, Format, Input, Norm, Op, Part, Plan, Slot, SlotInfo, Transform, Weight,
 };
-use crate::types::{Basis, Bytes, Kernel, Tensor, by_name};
+use crate::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, by_name};
 
 /// Int8 activations share a scale over this many values, or fewer where a grid's group is shorter.
 /// Stock types have blocks of 32; a rotated row is even enough for 64.
@@ -170,7 +170,7 @@ impl<'a> Build<'a> {
         let (positions, sequences) = (self.plan.positions, self.plan.sequences);
         let q_norm = self.norm_if_any(Role::AttnQNorm, at);
         let k_norm = self.norm_if_any(Role::AttnKNorm, at);
-        let pairing = self.model.arch.pairing();
+        let pairing = self.model.hparams.pairing;
         self.plan.ops.push(Op::Rope {
             q,
             k,
@@ -325,5 +325,6 @@ fn constant(name: &str, values: &[f32]) -> Tensor {
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     }
 }

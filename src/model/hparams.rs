@@ -5,6 +5,13 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Source, Value};
 use crate::limits;
+use crate::plan::Pairing;
+
+/// A key of our own: which values of a head are rotated together, where that is not what the
+/// architecture has in GGUF files.
+pub const PAIRING: &str = "rope.pairing";
+/// The value that it may have: values i and i + pairs.
+pub const HALVES: &str = "halves";
 
 /// The numbers of one model.
 #[derive(Clone, Debug)]
@@ -35,6 +42,8 @@ pub struct Hparams {
     pub rope_scale: f32,
     /// RoPE base of layers with a window.
     pub local_rope_base: f32,
+    /// Which values of a head are rotated together.
+    pub pairing: Pairing,
     /// Cells that a layer with a window sees; no layer has one if there is none.
     pub window: Option<u32>,
     /// What scores are multiplied by.
@@ -57,10 +66,8 @@ impl Hparams {
         let heads = width("attention.head_count")?;
         let key_len = keys.optional("attention.key_length", limits::WIDTH_MAX)?;
         if key_len.is_none() && embed % heads != 0 {
-            bail!(
-                "{}.attention.head_count: {heads} heads do not divide a width of {embed}",
-                arch.name
-            );
+            let key = format!("{}.attention.head_count", arch.name);
+            bail!("{key}: {heads} heads do not divide a width of {embed}");
         }
         let head_default = (embed / heads).max(1);
         let width_or = |key: &str, default| {
@@ -114,6 +121,7 @@ impl Hparams {
             local_rope_base: keys
                 .float("rope.freq_base_swa")?
                 .unwrap_or(arch.block.local_rope_base),
+            pairing: keys.pairing()?.unwrap_or(arch.pairing()),
             window,
             query_scale: 1.0 / (per_head as f32).sqrt(),
             attn_soft_cap: keys.float("attn_logit_softcapping")?.filter(|&cap| cap != 0.0),
@@ -196,6 +204,16 @@ impl Keys<'_> {
                 bail!("{key}: expected a number above 0, found {found}")
             }
             value => Ok(value),
+        }
+    }
+
+    /// Weights whose neighbouring rows share codes keep the order of rows that a checkpoint has.
+    fn pairing(&self) -> Result<Option<Pairing>> {
+        let key = format!("{}.{PAIRING}", self.arch);
+        match self.metadata.get_str(&key)? {
+            None => Ok(None),
+            Some(HALVES) => Ok(Some(Pairing::Halves)),
+            Some(found) => bail!("{key}: expected `{HALVES}`, found `{found}`"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! How much a change of one weight costs: the KL divergence of the model's answers from those of
 //! the unquantised model, with everything before the weight's layer computed once.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -9,14 +10,11 @@ use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Capacity, KvFormat, Values};
 use crate::error::Result;
 use crate::model::Model;
-use crate::plan::{Op, Plan};
+use crate::plan::{Batch, Op, Plan};
 use crate::run::Options;
 use crate::run::score::log_sum_exp;
 use crate::run::walk::{angles, batch, float, floats, stream};
 use crate::types::Tensor;
-
-/// One in so many tokens is asked for its logits: the head costs as much as several layers.
-const STRIDE: usize = 2;
 
 /// Walks through a model of plain floats and tries changes in the layer it has come to.
 pub struct Probe<'a> {
@@ -52,16 +50,13 @@ impl<'a> Probe<'a> {
         let first = shared.layers[0];
         let mut backend = probe.backend(shared.clone(), 0)?;
         for window in windows {
-            backend.load(&probe.batch(window))?;
+            backend.load(&scored(window))?;
             backend.run_ops(0..first)?;
             probe.states.push(backend.read(stream(&shared))?.to_f32());
             backend.run_ops(first..shared.ops.len())?;
             let mut answers = backend.logits()?.to_vec();
             let width = shared.slots[shared.logits.0].width;
-            answers.par_chunks_exact_mut(width).for_each(|row| {
-                let normaliser = log_sum_exp(row) as f32;
-                row.iter_mut().for_each(|logit| *logit -= normaliser);
-            });
+            answers.par_chunks_exact_mut(width).for_each(normalise);
             probe.answers.push(answers);
         }
         probe.angles = angles(&shared).map(|slot| backend.read(slot)).collect::<Result<_>>()?;
@@ -107,7 +102,7 @@ impl<'a> Probe<'a> {
         let mut backend = self.backend(plan.clone(), start)?;
         let (mut sum, mut count) = (0.0, 0);
         for (i, window) in self.windows.iter().enumerate() {
-            backend.load(&self.batch(window))?;
+            backend.load(&scored(window))?;
             if !is_embedding {
                 self.restore(&mut backend, &plan, i)?;
             }
@@ -133,7 +128,7 @@ impl<'a> Probe<'a> {
             let ops = plan.layers[self.layer]..plan.layers[self.layer + 1];
             let mut backend = self.backend(plan.clone(), ops.start)?;
             for i in 0..self.windows.len() {
-                backend.load(&self.batch(&self.windows[i]))?;
+                backend.load(&scored(&self.windows[i]))?;
                 self.restore(&mut backend, &plan, i)?;
                 backend.run_ops(ops.clone())?;
                 self.states[i] = backend.read(stream(&plan))?.to_f32();
@@ -151,24 +146,73 @@ impl<'a> Probe<'a> {
         Ok(())
     }
 
-    fn batch(&self, window: &[u32]) -> crate::plan::Batch {
-        let mut batch = batch(window, 0..window.len());
-        batch.logit_rows.retain(|row| row.is_multiple_of(STRIDE as u32));
-        batch
-    }
-
     fn backend(&self, plan: Arc<Plan>, start: usize) -> Result<Cpu> {
-        let rows = self.windows[0].len();
-        let capacity = Capacity {
-            rows,
-            logit_rows: rows.div_ceil(STRIDE),
-            sequences: 1,
-            context: rows,
-            kv: KvFormat::F32,
-        };
         let ops = start..plan.ops.len();
-        Cpu::with_ops(plan, capacity, self.options.threads, self.options.level, ops)
+        backend(self.options, self.windows[0].len(), plan, ops)
     }
+}
+
+/// The mean KL divergence, in nats per scored token, with every weight changed that `change` gives
+/// another for. The windows have one length.
+///
+/// # Errors
+/// If the model cannot be run.
+pub fn cost_together(
+    model: &Model,
+    options: &Options,
+    windows: &[Vec<u32>],
+    change: &mut dyn FnMut(&Tensor) -> Result<Option<Tensor>>,
+) -> Result<f64> {
+    let plan = floats(model, |_| true, float)?;
+    let mut changed = plan.clone();
+    for weight in &mut changed.weights {
+        if let Some(other) = change(weight)? {
+            *weight = other;
+        }
+    }
+    let width = plan.slots[plan.logits.0].width;
+    let all = 0..plan.ops.len();
+    let (plan, changed) = (Arc::new(plan), Arc::new(changed));
+    let mut original = backend(options, windows[0].len(), plan, all.clone())?;
+    let mut other = backend(options, windows[0].len(), changed, all.clone())?;
+    let (mut sum, mut count) = (0.0, 0);
+    for window in windows {
+        for backend in [&mut original, &mut other] {
+            backend.load(&scored(window))?;
+            backend.run_ops(all.clone())?;
+        }
+        let mut answers = original.logits()?.to_vec();
+        answers.par_chunks_exact_mut(width).for_each(normalise);
+        let rows = other.logits()?.par_chunks_exact(width).zip(answers.par_chunks_exact(width));
+        let costs: Vec<f64> = rows.map(|(logits, answer)| divergence(answer, logits)).collect();
+        sum += costs.iter().sum::<f64>();
+        count += costs.len();
+    }
+    Ok(sum / count.max(1) as f64)
+}
+
+/// A window, with logits for its second half, as perplexity is scored.
+fn scored(window: &[u32]) -> Batch {
+    let mut batch = batch(window, 0..window.len());
+    batch.logit_rows.retain(|&row| row as usize >= window.len() / 2);
+    batch
+}
+
+fn backend(options: &Options, rows: usize, plan: Arc<Plan>, ops: Range<usize>) -> Result<Cpu> {
+    let capacity = Capacity {
+        rows,
+        logit_rows: rows.div_ceil(2),
+        sequences: 1,
+        context: rows,
+        kv: KvFormat::F32,
+    };
+    Cpu::with_ops(plan, capacity, options.threads, options.level, ops)
+}
+
+/// Logits to log-probabilities.
+fn normalise(row: &mut [f32]) {
+    let normaliser = log_sum_exp(row) as f32;
+    row.iter_mut().for_each(|logit| *logit -= normaliser);
 }
 
 /// The table that tokens are looked up in.

@@ -18,7 +18,7 @@ use crate::error::{At, Result};
 use crate::model::Model;
 use crate::plan::{Batch, Op, Part, Plan, Slot};
 use crate::run::Options;
-use crate::types::{Basis, Bytes, Tensor, by_name};
+use crate::types::{Basis, Bytes, ColumnPlanes, Tensor, by_name};
 
 /// Rows of a batch of the head: its logits are wide.
 const HEAD_ROWS: usize = 64;
@@ -312,6 +312,7 @@ pub fn of_floats(tensor: &Tensor, values: Vec<f32>) -> Tensor {
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     }
 }
 

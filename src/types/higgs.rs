@@ -433,7 +433,7 @@ impl TensorType for Higgs {
         norms: &mut [u8],
     ) {
         let count = values.len().checked_div(cols).unwrap_or(0);
-        self.assert_fit(&Rows { count, cols, group, codes, norms, table: &[] });
+        self.assert_fit(&Rows { count, cols, group, codes, norms, ..Rows::stock(0, 0, &[]) });
         assert_eq!(values.len(), count * cols, "whole rows");
         let mut numbers = vec![0_u16; cols / self.p];
         let planes = codes.chunks_exact_mut((codes.len() / count.max(1)).max(1));

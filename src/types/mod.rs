@@ -1,9 +1,9 @@
 //! Tensor types: one file each, and the list that everything else loops over.
 //!
-//! A weight is one or more planes of bytes. A stock GGUF type has only `codes`, its blocks; a grid
-//! type adds `norms` and a `table`. [`TensorType::decode`] is the definition of a type, plain and
-//! exact; [`TensorType::unpack`] gives the same numbers as small integers and scales, which is what
-//! the integer kernels multiply.
+//! A weight is one or more planes of bytes. A stock GGUF type has only `codes`, its blocks; types
+//! of our own add `norms`, a `table` and more. [`TensorType::decode`] is the definition of a type,
+//! plain and exact; [`TensorType::unpack`] gives the same numbers as small integers and scales,
+//! which is what the integer kernels multiply.
 
 mod bf16;
 mod block;
@@ -26,13 +26,74 @@ mod q6_k;
 mod q8_0;
 pub mod raw;
 mod tensor;
+mod vptq;
 
 pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
-pub use tensor::{Basis, Bytes, Rows, Tensor, norm_bytes};
+pub use raw::RawType;
+pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes};
+pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, vptq};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
 pub const SUB: usize = 16;
+
+/// What a plane holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Packed codes.
+    Codes,
+    /// Half-precision scales of rows.
+    Norms,
+    /// The points that codes name.
+    Table,
+    /// `(cols)` int8, +1 or -1; shared by the tensors of this width that have the same.
+    Signs,
+    /// What columns are multiplied with.
+    ColumnNorms,
+    /// What is added to columns after that.
+    ColumnMeans,
+    /// The table of each column.
+    ColumnGroups,
+    /// Codes of columns that are coded apart.
+    OutlierCodes,
+    /// The points of those codes.
+    OutlierTable,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 9] = [
+        Role::Codes,
+        Role::Norms,
+        Role::Table,
+        Role::Signs,
+        Role::ColumnNorms,
+        Role::ColumnMeans,
+        Role::ColumnGroups,
+        Role::OutlierCodes,
+        Role::OutlierTable,
+    ];
+
+    /// As in the registry of a file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Codes => "codes",
+            Role::Norms => "norms",
+            Role::Table => "table",
+            Role::Signs => "signs",
+            Role::ColumnNorms => "column_norms",
+            Role::ColumnMeans => "column_means",
+            Role::ColumnGroups => "column_groups",
+            Role::OutlierCodes => "outlier_codes",
+            Role::OutlierTable => "outlier_table",
+        }
+    }
+
+    /// The role with this name.
+    pub fn by_name(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
 
 /// How many values, and how many bytes of the code plane, one block of a type holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +184,38 @@ pub trait TensorType: Sync {
     /// The code plane's block.
     fn block(&self) -> Block;
 
+    /// Rows that share codes; a code plane has the bytes of a row once for so many.
+    fn row_block(&self) -> usize {
+        1
+    }
+
+    /// How a plane of a weight is stored, the contiguous dimension of its shape first; none if the
+    /// type has no such plane, or its block does not divide a row. Signs belong to a basis, not to
+    /// a type. Unless a type says otherwise, stock types have none, and others those of a grid.
+    fn plane(&self, role: Role, rows: u64, cols: u64, group: u64) -> Option<(RawType, Vec<u64>)> {
+        match role {
+            _ if self.id() < PRIVATE_IDS => None,
+            Role::Codes => {
+                let Block { len, bytes } = self.block();
+                let blocks = cols.is_multiple_of(len as u64).then(|| cols / len as u64)?;
+                Some((raw::I8, vec![blocks.checked_mul(bytes as u64)?, rows]))
+            }
+            Role::Norms => Some((raw::F16, vec![cols / group, rows])),
+            Role::Table => Some((raw::I8, points_shape(self.table()?.len(), self.block()))),
+            _ => None,
+        }
+    }
+
+    /// What is wrong in the planes of a weight, past their shapes and the codes that every table
+    /// has a point for.
+    ///
+    /// # Errors
+    /// A sentence that says what was found and what was expected.
+    fn check(&self, tensor: &Tensor) -> Result<(), String> {
+        let _ = tensor;
+        Ok(())
+    }
+
     /// What the kernels multiply.
     fn kernel(&self) -> Kernel;
 
@@ -191,6 +284,17 @@ pub trait TensorType: Sync {
     }
 }
 
+/// `[p, n]` where a code is p weights: the one p for which n points fill the table.
+fn points_shape(len: usize, block: Block) -> Vec<u64> {
+    let bits = |p: usize| 8 * block.bytes * p / block.len;
+    let is_whole = |p: usize| (8 * block.bytes * p).is_multiple_of(block.len);
+    let fills = |&p: &usize| bits(p) < 32 && p << bits(p) == len && is_whole(p);
+    match (1..=16).find(fills) {
+        Some(p) => vec![p as u64, (len / p) as u64],
+        None => vec![len as u64],
+    }
+}
+
 /// The first number of our private range: llama.cpp reads it as a positive 32-bit integer, and no
 /// program is near it.
 pub const PRIVATE_IDS: u32 = 0x4851_0000;
@@ -230,7 +334,8 @@ pub fn by_id(id: u32) -> Option<&'static dyn TensorType> {
     TYPES.iter().copied().find(|kind| kind.id() == id)
 }
 
-/// The type with this name, in any case.
+/// The type with this name, in any case: one of [`TYPES`], or of learned points of any shape.
 pub fn by_name(name: &str) -> Option<&'static dyn TensorType> {
-    TYPES.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name))
+    let listed = TYPES.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name));
+    listed.or_else(|| vptq::by_name(name).map(|kind| kind as &dyn TensorType))
 }

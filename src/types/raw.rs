@@ -22,6 +22,9 @@ pub const I8: RawType = RawType { id: 24, name: "I8", block_len: 1, block_bytes:
 /// Half-precision floats: the norms of our planes.
 pub const F16: RawType = RawType { id: 1, name: "F16", block_len: 1, block_bytes: 2 };
 
+/// bfloat16 floats: what some imported planes have.
+pub const BF16: RawType = RawType { id: 30, name: "BF16", block_len: 1, block_bytes: 2 };
+
 /// The numbers that llama.cpp reads today, with their blocks.
 pub static RAW_TYPES: &[RawType] = &[
     raw(0, "F32", 1, 4),
@@ -52,7 +55,7 @@ pub static RAW_TYPES: &[RawType] = &[
     raw(27, "I64", 1, 8),
     raw(28, "F64", 1, 8),
     raw(29, "IQ1_M", 256, 56),
-    raw(30, "BF16", 1, 2),
+    BF16,
     raw(34, "TQ1_0", 256, 54),
     raw(35, "TQ2_0", 256, 66),
     raw(39, "MXFP4", 32, 17),

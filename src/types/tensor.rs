@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
-use super::TensorType;
+use super::{Role, TensorType};
 
 /// Bytes that keep their owner alive: a piece of a memory map, or of a buffer; or bytes that are
 /// made when they are first read.
@@ -71,6 +71,12 @@ impl Bytes {
     }
 }
 
+impl Default for Bytes {
+    fn default() -> Bytes {
+        Bytes::empty()
+    }
+}
+
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Bytes {
         let range = 0..bytes.len();
@@ -124,6 +130,40 @@ pub enum Basis {
     },
 }
 
+/// Planes of the columns of an imported weight, empty where its type has none.
+#[derive(Clone, Default)]
+pub struct ColumnPlanes {
+    /// `(cols)` numbers of the table's format: what a column is multiplied with.
+    pub norms: Bytes,
+    /// `(cols)` numbers of the table's format: what is added to a column after that.
+    pub means: Bytes,
+    /// `(cols)` bytes: the table that a column uses, or 255 for one that is coded apart.
+    pub groups: Bytes,
+    /// `(row blocks, outliers)` 16-bit codes of the columns that are coded apart, in their order.
+    pub outlier_codes: Bytes,
+    /// `(n, v)` points of those codes.
+    pub outlier_table: Bytes,
+}
+
+impl ColumnPlanes {
+    /// One plane.
+    ///
+    /// # Panics
+    /// If the plane is not one of columns.
+    pub fn plane(&self, role: Role) -> &Bytes {
+        match role {
+            Role::ColumnNorms => &self.norms,
+            Role::ColumnMeans => &self.means,
+            Role::ColumnGroups => &self.groups,
+            Role::OutlierCodes => &self.outlier_codes,
+            Role::OutlierTable => &self.outlier_table,
+            Role::Codes | Role::Norms | Role::Table | Role::Signs => {
+                panic!("`{}` is a plane of the weight", role.name())
+            }
+        }
+    }
+}
+
 /// One weight: a matrix (or a vector, one row) with all its planes.
 #[derive(Clone)]
 pub struct Tensor {
@@ -139,18 +179,20 @@ pub struct Tensor {
     pub basis: Basis,
     /// Weights per norm of a grid type; 0 for stock types.
     pub group: usize,
-    /// `(rows, row_bytes)`: the blocks of a stock type, the codes of a grid type.
+    /// `(rows / row_block, row_bytes)`: the blocks of a stock type, the codes of others.
     pub codes: Bytes,
-    /// `(rows, cols / group)` half-precision scales, grid types only.
+    /// `(rows, cols / group)` half-precision scales, where there are groups.
     pub norms: Bytes,
-    /// `(n, p)` int8 grid points, grid types only.
+    /// `(n, p)` points; int8 unless the type says otherwise.
     pub table: Bytes,
     /// `(cols)` int8, +1 or -1; empty if the basis is the original one.
     pub signs: Bytes,
+    /// Of imported types.
+    pub columns: ColumnPlanes,
 }
 
 impl Tensor {
-    /// Bytes of one row's codes.
+    /// Bytes of one row's codes, or of a block of rows that share codes.
     ///
     /// # Panics
     /// If the block does not divide the row: the reader has checked it.
@@ -158,17 +200,31 @@ impl Tensor {
         self.kind.row_bytes(self.cols).expect("the reader checked the row length")
     }
 
+    /// One plane.
+    pub fn plane(&self, role: Role) -> &Bytes {
+        match role {
+            Role::Codes => &self.codes,
+            Role::Norms => &self.norms,
+            Role::Table => &self.table,
+            Role::Signs => &self.signs,
+            role => self.columns.plane(role),
+        }
+    }
+
     /// A run of rows.
     pub fn rows(&self, rows: Range<usize>) -> Rows<'_> {
-        let codes = self.row_bytes();
+        let (codes, block) = (self.row_bytes(), self.kind.row_block());
         let norms = norm_bytes(self.cols, self.group);
+        let blocks = rows.start / block..rows.end.div_ceil(block);
         Rows {
+            first: rows.start,
             count: rows.len(),
             cols: self.cols,
             group: self.group,
-            codes: &self.codes[rows.start * codes..rows.end * codes],
+            codes: &self.codes[blocks.start * codes..blocks.end * codes],
             norms: &self.norms[rows.start * norms..rows.end * norms],
             table: bytemuck::cast_slice(&self.table),
+            columns: Some(&self.columns),
         }
     }
 
@@ -196,23 +252,27 @@ pub fn norm_bytes(cols: usize, group: usize) -> usize {
 /// Some rows of a weight, borrowed.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
+    /// The place of the first one in its weight; only types whose rows share codes ask.
+    pub first: usize,
     /// Rows.
     pub count: usize,
     /// Values per row.
     pub cols: usize,
     /// Weights per norm of a grid type; 0 for stock types.
     pub group: usize,
-    /// As in [`Tensor`].
+    /// As in [`Tensor`], those of whole blocks of rows.
     pub codes: &'a [u8],
     /// As in [`Tensor`].
     pub norms: &'a [u8],
     /// As in [`Tensor`].
     pub table: &'a [i8],
+    /// As in [`Tensor`].
+    pub columns: Option<&'a ColumnPlanes>,
 }
 
 impl<'a> Rows<'a> {
     /// Rows of a stock type, from their blocks.
     pub fn stock(count: usize, cols: usize, codes: &'a [u8]) -> Rows<'a> {
-        Rows { count, cols, group: 0, codes, norms: &[], table: &[] }
+        Rows { first: 0, count, cols, group: 0, codes, norms: &[], table: &[], columns: None }
     }
 }

@@ -189,7 +189,8 @@ fn the_model_writes_its_own_text() {
     let args = ["convert", text(&model), text(&out), "--calibrate", "self"];
     succeeds(&[&args[..], &["--calibration-windows", "3"]].concat());
     let written = fs::read(kept(&folder, ".own-text.tokens")).unwrap();
-    assert_eq!(written.len(), 4 * 3 * 512);
+    // With the windows in which sensitivities would be measured.
+    assert_eq!(written.len(), 4 * (3 + 3 + 16) * 512);
     fs::remove_file(kept(&folder, ".own-text.tokens")).unwrap();
     succeeds(&[&args[..], &["--calibration-windows", "3"]].concat());
     assert!(fs::read(kept(&folder, ".own-text.tokens")).unwrap() == written, "a fixed seed");
@@ -207,9 +208,9 @@ fn an_interrupted_measurement_goes_on() {
     fs::write(&path, &whole[..whole.len() * 2 / 3]).unwrap();
     succeeds(&args);
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
-    fs::write(&path, whole.replacen("sensitivity 1 ", "sensitivity 1 0", 1)).unwrap();
+    fs::write(&path, whole.replacen("sensitivity 2 ", "sensitivity 2 0", 1)).unwrap();
     fails(&args, 1, "it was measured with other settings");
-    fs::write(&path, whole.replacen("0.002:", "0.002;", 1)).unwrap();
+    fs::write(&path, whole.replacen("0.005:", "0.005;", 1)).unwrap();
     fails(&args, 1, "line 2: expected a weight and its losses");
 }
 

@@ -13,7 +13,9 @@ use gridmill::simd::Level;
 use gridmill::transform;
 use gridmill::types::dot::{self, Columns, FloatColumns, Int8Columns, Lookup, Scratch};
 use gridmill::types::dot::{Output, Packing, Panel, pack_columns};
-use gridmill::types::{Basis, Bytes, Int8Row, Kernel, SUB, TYPES, Tensor, TensorType, by_name};
+use gridmill::types::{
+    Basis, Bytes, ColumnPlanes, Int8Row, Kernel, SUB, TYPES, Tensor, TensorType, by_name,
+};
 
 /// Numbers that look random, and are the same every time.
 struct Random(u64);
@@ -67,6 +69,7 @@ pub(crate) fn tensor(
         norms: norms.into(),
         table: table.into(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     }
 }
 

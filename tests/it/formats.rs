@@ -168,6 +168,7 @@ impl Vector {
             codes: &codes,
             norms: &norms,
             table: if table.is_empty() { own } else { &table },
+            ..Rows::stock(0, 0, &[])
         };
         let mut values = vec![0.0; len];
         self.kind.decode(&rows, &mut values);
@@ -223,6 +224,7 @@ impl Vector {
             norms: self.bytes("norms").into(),
             table: table.into(),
             signs: gridmill::types::Bytes::empty(),
+            columns: gridmill::types::ColumnPlanes::default(),
         };
         Decoded { tensor, values }
     }

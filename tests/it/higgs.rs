@@ -2,7 +2,7 @@
 
 use gridmill::quant::presets;
 use gridmill::types::{
-    Basis, Bytes, HIGGS, Higgs, Int8Row, Rows, SUB, Tensor, TensorType, norm_bytes,
+    Basis, Bytes, ColumnPlanes, HIGGS, Higgs, Int8Row, Rows, SUB, Tensor, TensorType, norm_bytes,
 };
 
 /// Standard normal numbers.
@@ -24,7 +24,8 @@ fn round(kind: &Higgs, values: &[f32], cols: usize, group: usize) -> (Vec<u8>, V
     kind.encode(values, cols, group, &mut codes, &mut norms);
     let mut decoded = vec![0.0; values.len()];
     let table = kind.table().unwrap_or_default();
-    kind.decode(&Rows { count, cols, group, codes: &codes, norms: &norms, table }, &mut decoded);
+    let rows = Rows { group, norms: &norms, table, ..Rows::stock(count, cols, &codes) };
+    kind.decode(&rows, &mut decoded);
     (codes, norms, decoded)
 }
 
@@ -139,7 +140,7 @@ fn integers_are_the_decoded_values() {
         for group in [16, 64, 320] {
             let values = normal(640, 8);
             let (codes, norms, decoded) = round(kind, &values, 640, group);
-            let row = Rows { count: 1, cols: 640, group, codes: &codes, norms: &norms, table: &[] };
+            let row = Rows { group, norms: &norms, ..Rows::stock(1, 640, &codes) };
             let (mut integers, mut scales) = (vec![0; 640], vec![0.0; 640 / SUB]);
             let mut out = Int8Row { values: &mut integers, scales: &mut scales, mins: &mut [] };
             kind.unpack(&row, &mut out);
@@ -167,6 +168,7 @@ fn any_bytes_decode() {
             codes: &codes,
             norms: &[0, 0x3c],
             table: &table,
+            ..Rows::stock(0, 0, &[])
         };
         let mut out = vec![0.0; 256];
         kind.decode(&rows, &mut out);
@@ -207,6 +209,7 @@ fn weights_in_bytes_are_the_same_weights() {
             norms: Bytes::from(norms),
             table: Bytes::from(table.unwrap_or_default()),
             signs: Bytes::empty(),
+            columns: ColumnPlanes::default(),
         };
         let Some(bytes) = grid.in_bytes(&weight) else { continue };
         assert!(bytes.kind.in_bytes(&bytes).is_none(), "{}: once is enough", grid.name());

@@ -337,7 +337,8 @@ fn wrong_quantisations() {
         &[
             (
                 |folder| *quantisation(folder, "quant_method") = json!("gptq"),
-                "{C}quant_method \"gptq\" is not supported, expected \"higgs\"",
+                "{C}quant_method \"gptq\" is not supported, expected \"higgs\" \
+                 or \"vptq\"",
             ),
             (
                 |folder| *quantisation(folder, "p") = json!(1),

@@ -44,6 +44,7 @@ impl Model {
                     Role::Norms => vec![0x3c; bytes],
                     Role::Table => GRID_TABLE.iter().map(|&point| point as u8).collect(),
                     Role::Signs => (0..bytes).map(|at| if at % 3 == 0 { 255 } else { 1 }).collect(),
+                    role => panic!("a grid has no plane in the role `{}`", role.name()),
                 };
                 tensors.push((plane.tensor, bytes));
             }

@@ -136,7 +136,7 @@ fn check_integer_form(kind: &dyn TensorType, count: usize, cols: usize, random: 
     let row_norms = (2 * cols).checked_div(group).unwrap_or(0);
     let norms = random.bytes(count * row_norms);
     let table = kind.table().unwrap_or_default();
-    let rows = Rows { count, cols, group, codes: &codes, norms: &norms, table };
+    let rows = Rows { group, norms: &norms, table, ..Rows::stock(count, cols, &codes) };
     let mut expected = vec![0.0; count * cols];
     kind.decode(&rows, &mut expected);
 
@@ -216,7 +216,7 @@ fn round_trip(kind: &dyn TensorType, values: &[f32]) -> Vec<f32> {
     let mut norms = vec![0xaa; (2 * cols).checked_div(group).unwrap_or(0)];
     kind.encode(values, cols, group, &mut codes, &mut norms);
     let table = kind.table().unwrap_or_default();
-    let rows = Rows { count: 1, cols, group, codes: &codes, norms: &norms, table };
+    let rows = Rows { group, norms: &norms, table, ..Rows::stock(1, cols, &codes) };
     let mut found = vec![0.0; cols];
     kind.decode(&rows, &mut found);
     found

@@ -15,7 +15,7 @@ use crate::error::{At, Error, Result};
 use crate::file::safetensors::Entry;
 use crate::limits;
 use crate::quant::flute::{self, Packing};
-use crate::types::{Basis, Bytes, HIGGS, Higgs, SUB, Tensor, TensorType};
+use crate::types::{Basis, Bytes, ColumnPlanes, HIGGS, Higgs, SUB, Tensor, TensorType};
 
 /// What `transformers` takes where the configuration says nothing.
 const DEFAULTS: [(&str, u64); 4] =
@@ -25,7 +25,7 @@ const DEFAULTS: [(&str, u64); 4] =
 const GRID_TOLERANCE: f32 = 1.0 / 256.0;
 
 /// `quantization_config`, checked.
-pub(super) struct Quantised {
+pub(super) struct Checkpoint {
     kind: &'static Higgs,
     /// Bits of a value; a point has twice as many where it is two values.
     bits: usize,
@@ -36,20 +36,8 @@ pub(super) struct Quantised {
     kernels: Map<String, Value>,
 }
 
-impl Quantised {
-    /// What the configuration says, if it says anything.
-    pub(super) fn read(folder: &Folder) -> Result<Option<Quantised>> {
-        let Some(config) = folder.config.get("quantization_config").filter(|c| !c.is_null()) else {
-            return Ok(None);
-        };
-        Quantised::new(config).map(Some).at("`quantization_config`")
-    }
-
-    fn new(config: &Value) -> Result<Quantised> {
-        let method = config.get("quant_method").unwrap_or(&Value::Null);
-        if method != "higgs" {
-            bail!("quant_method {method} is not supported, expected \"higgs\"");
-        }
+impl Checkpoint {
+    pub(super) fn new(config: &Value) -> Result<Checkpoint> {
         let mut numbers = [0; DEFAULTS.len()];
         for (number, (name, default)) in numbers.iter_mut().zip(DEFAULTS) {
             let value = config.get(name).filter(|value| !value.is_null());
@@ -81,7 +69,7 @@ impl Quantised {
             );
         }
         let kernels = config.get("tune_metadata").and_then(Value::as_object).cloned();
-        Ok(Quantised { kind, bits, hadamard, group, kernels: kernels.unwrap_or_default() })
+        Ok(Checkpoint { kind, bits, hadamard, group, kernels: kernels.unwrap_or_default() })
     }
 
     /// The tensors that a module may have, besides its bias.
@@ -99,7 +87,7 @@ impl Quantised {
         shape: &[u64],
         order: Order,
     ) -> Result<Tensor> {
-        let [weight, scales, tables, tables2, _] = Quantised::parts(module);
+        let [weight, scales, tables, tables2, _] = Checkpoint::parts(module);
         let &[rows, cols] = shape else { bail!("tensor `{weight}`: expected a vector of floats") };
         let (rows, cols) = (rows as usize, cols as usize);
         let packing = self.packing(folder, module).at(format_args!("module `{module}`"))?;
@@ -129,6 +117,7 @@ impl Quantised {
             norms: Bytes::from(norms),
             table: Bytes::from(bytemuck::cast_slice(&table).to_vec()),
             signs: Bytes::from(vec![1; cols]),
+            columns: ColumnPlanes::default(),
         })
     }
 

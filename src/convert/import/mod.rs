@@ -7,16 +7,20 @@
 mod folder;
 mod higgs;
 mod metadata;
+mod quantised;
 mod tensors;
 mod tokenizer;
+pub mod vptq;
 
 use std::path::Path;
 
 use folder::Folder;
+use quantised::Quantised;
 
 use crate::error::{At, Error, Result};
-use crate::file::Source;
+use crate::file::{Source, Value};
 use crate::model::Arch;
+use crate::model::hparams::{HALVES, PAIRING};
 
 /// Opens a GGUF file, any shard of one, or a Hugging Face folder.
 ///
@@ -28,8 +32,13 @@ pub fn open(path: &Path) -> Result<Source> {
     }
     let folder = Folder::open(path)?;
     let arch = architecture(&folder).at(path.join("config.json").display())?;
+    let quantised = Quantised::read(&folder).at("config.json").at(path.display())?;
     let mut metadata = metadata::of(&folder, arch).at(path.join("config.json").display())?;
-    let weights = tensors::all(&folder, arch, &metadata).at(path.display())?;
+    if arch.pairs_neighbours() && quantised.as_ref().is_some_and(Quantised::keeps_order) {
+        let key = format!("{}.{PAIRING}", arch.name);
+        metadata.set(&key, Value::String(HALVES.to_string()));
+    }
+    let weights = tensors::all(&folder, arch, quantised, &metadata).at(path.display())?;
     tokenizer::add(&folder, weights[0].rows, &mut metadata).at(path.display())?;
     let files = folder.files.iter().map(|file| (file.path().to_path_buf(), file.map().clone()));
     Ok(Source::imported(path.to_path_buf(), files, metadata, weights))

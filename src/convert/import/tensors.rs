@@ -3,22 +3,26 @@
 use std::collections::BTreeSet;
 
 use super::folder::Folder;
-use super::higgs::Quantised;
 use super::metadata::rope_factors;
+use super::quantised::Quantised;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::Entry;
 use crate::file::{Metadata, Source};
 use crate::model::arch::{Need, TensorWords};
 use crate::model::{Arch, Hparams, Role};
-use crate::types::{self, Basis, Bytes, Tensor};
+use crate::types::{self, Basis, Bytes, ColumnPlanes, Tensor};
 
 /// Endings of tensors that older versions stored and nothing needs.
 const NEEDLESS: [&str; 2] = [".rotary_emb.inv_freq", ".attn.masked_bias"];
 
 /// Every tensor of the model, the embedding first, then layer by layer.
-pub(super) fn all(folder: &Folder, arch: &Arch, metadata: &Metadata) -> Result<Vec<Tensor>> {
-    let quantised = Quantised::read(folder).at("config.json")?;
+pub(super) fn all(
+    folder: &Folder,
+    arch: &Arch,
+    quantised: Option<Quantised>,
+    metadata: &Metadata,
+) -> Result<Vec<Tensor>> {
     let embedding = embedding(folder, arch)?;
     let known = Source::made(String::new(), metadata.clone(), vec![embedding.clone()]);
     let hparams = Hparams::new(arch, &known).at("config.json")?;
@@ -75,19 +79,20 @@ impl Build<'_> {
         self.used.insert(other.clone());
         // A head that is the embedding may still be stored.
         let is_tied = words.role == Role::Head && self.is_tied();
+        let shape: Vec<u64> = words.shape.iter().map(|&dim| self.hparams.dim(dim) as u64).collect();
+        let order = self.order(words.role);
+        if let Some((quantised, module)) = self.quantised_module(&other) {
+            let tensor = quantised.tensor(self.folder, &module, name, &shape, order)?;
+            let parts = quantised.parts(&module);
+            self.used.extend(parts);
+            return Ok(Some(tensor));
+        }
         let Some((entry, bytes)) = self.folder.get(&other).filter(|_| !is_tied) else {
             match words.need {
                 Need::Always => bail!("tensor `{other}` is missing"),
                 Need::Sometimes => return Ok(None),
             }
         };
-        let shape: Vec<u64> = words.shape.iter().map(|&dim| self.hparams.dim(dim) as u64).collect();
-        let order = self.order(words.role);
-        if let Some((quantised, module)) = self.quantised_module(&other) {
-            let tensor = quantised.tensor(self.folder, &module, name, &shape, order)?;
-            self.used.extend(Quantised::parts(&module));
-            return Ok(Some(tensor));
-        }
         let tensor = stock(&name, &other, entry, bytes, &shape)?;
         Ok(Some(order.apply(tensor)))
     }
@@ -101,7 +106,8 @@ impl Build<'_> {
     fn order(&self, role: Role) -> Order {
         let is_rotated =
             matches!(role, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias);
-        match self.arch.pairs_neighbours() && is_rotated {
+        let stays = self.quantised.as_ref().is_some_and(Quantised::keeps_order);
+        match self.arch.pairs_neighbours() && is_rotated && !stays {
             true => Order::Pairs { head_len: self.hparams.head_len },
             false => Order::Same,
         }
@@ -109,8 +115,8 @@ impl Build<'_> {
 
     fn quantised_module(&self, name: &str) -> Option<(&Quantised, String)> {
         let module = name.strip_suffix(".weight")?;
-        self.folder.get(&format!("{module}.scales"))?;
-        Some((self.quantised.as_ref()?, module.to_string()))
+        let quantised = self.quantised.as_ref()?;
+        quantised.has(self.folder, module).then(|| (quantised, module.to_string()))
     }
 
     fn check_all_used(&self) -> Result<()> {
@@ -193,6 +199,7 @@ fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64])
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     })
 }
 
@@ -210,5 +217,6 @@ fn vector(name: String, values: &[f32]) -> Tensor {
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
     }
 }
