@@ -159,11 +159,11 @@ impl Heard {
         seed: u64,
     ) -> anyhow::Result<Sensitivity> {
         let model = Model::new(source).at(source.path().display())?;
-        let HeldOut { apart, together } = &self.held_out;
-        let windows = match apart.is_empty() {
-            true => random_windows(source, model.hparams.vocabulary, seed)?,
-            false => apart.clone(),
+        let random = match self.held_out.apart.is_empty() {
+            true => Some(random_windows(source, model.hparams.vocabulary, seed)?),
+            false => None,
         };
+        let HeldOut { apart: windows, together } = random.as_ref().unwrap_or(&self.held_out);
         let fingerprint = match &self.fingerprint {
             Some(fingerprint) => fingerprint.clone(),
             None => short(Sha256::new_with_prefix(model_hash(source)?)),
@@ -231,7 +231,7 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
 }
 
 /// Tokens that mean nothing, after a begin-of-text where the model has one.
-fn random_windows(source: &Source, vocabulary: usize, seed: u64) -> Result<Vec<Vec<u32>>> {
+fn random_windows(source: &Source, vocabulary: usize, seed: u64) -> Result<HeldOut> {
     let bos = tokenizer(source)?.bos();
     let mut random = Random(seed);
     let mut token = || (random.bits() % vocabulary as u64) as u32;
@@ -240,7 +240,8 @@ fn random_windows(source: &Source, vocabulary: usize, seed: u64) -> Result<Vec<V
         window[0] = bos.unwrap_or(window[0]);
         window
     };
-    Ok((0..MEASURED).map(|_| window()).collect())
+    let apart = (0..MEASURED).map(|_| window()).collect();
+    Ok(HeldOut { apart, together: (0..TOGETHER).map(|_| window()).collect() })
 }
 
 fn is_gguf(path: &Path) -> anyhow::Result<bool> {

@@ -35,6 +35,8 @@ pub struct Offers {
     kinds: Vec<Vec<&'static dyn TensorType>>,
     offers: Vec<Vec<Offer>>,
     curve: Curve,
+    /// What 8-bit activations cost, whatever the weights are.
+    activations: f64,
 }
 
 /// What was chosen for a budget.
@@ -77,14 +79,16 @@ impl Offers {
             progress(1);
         }
         let curve = Curve::new(&offers)?;
-        Ok(Offers { items, kinds, offers, curve })
+        let activations = sensitivity.activations();
+        Ok(Offers { items, kinds, offers, curve, activations })
     }
 
     /// Bits per weight and expected loss of every budget that is worth having.
     pub fn points(&self) -> Vec<(f64, f64)> {
         let weights = self.weights();
         let bits = |bytes: u64| 8.0 * bytes as f64 / weights;
-        self.curve.points().iter().map(|&(bytes, loss)| (bits(bytes), loss)).collect()
+        let points = self.curve.points();
+        points.iter().map(|&(bytes, loss)| (bits(bytes), self.activations + loss)).collect()
     }
 
     /// The types that cost least within a budget.
@@ -130,7 +134,7 @@ impl Offers {
 
     fn picked(&self, bytes: u64) -> Picked {
         let choices = self.curve.pick(bytes).expect("the budget was checked");
-        let (mut recipe, mut loss, mut taken) = (Recipe::default(), 0.0, 0);
+        let (mut recipe, mut loss, mut taken) = (Recipe::default(), self.activations, 0);
         for (i, &choice) in choices.iter().enumerate() {
             let offer = self.offers[i][choice];
             recipe.add(&self.items[i].name, self.kinds[i][choice], offer.loss);

@@ -13,19 +13,19 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Feedbacks, noise_basis};
+use super::{Feedbacks, noise_basis, row_basis};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::limits;
 use crate::model::Model;
 use crate::quant::alpha::Alpha;
 use crate::quant::random::Random;
-use crate::quant::{Feedback, second_order};
+use crate::quant::{Feedback, presets, second_order};
 use crate::run::Options;
 use crate::run::probe::{Probe, cost_together};
-use crate::run::walk::of_floats;
+use crate::run::walk::{float, floats, of_floats};
 use crate::transform;
-use crate::types::{Basis, Tensor};
+use crate::types::{Basis, Tensor, norm_bytes};
 
 /// Squared error of the noise over the squared weights: about what 4.5 and 2.5 bits leave. Two tell
 /// as much as more: what noise costs is linear in it over a range of 20 (`benches/results/`).
@@ -36,6 +36,8 @@ pub const TOGETHER: f64 = 0.01;
 
 /// What stands for all weights in a file of measurements.
 const ALL: &str = "*";
+/// What stands for activations there.
+const ACTIVATIONS: &str = "activations";
 
 /// The first line of a file of measurements, before the fingerprint.
 const HEADING: &str = "gridmill sensitivity 2";
@@ -47,6 +49,8 @@ pub struct Sensitivity {
     pairs: HashMap<String, Vec<(f64, f64)>>,
     /// The loss with all weights changed by [`TOGETHER`], in other windows, if it was measured.
     together: Option<f64>,
+    /// The loss with 8-bit activations, and weights that are next to exact, in the same windows.
+    activations: Option<f64>,
 }
 
 impl Sensitivity {
@@ -54,6 +58,11 @@ impl Sensitivity {
     pub fn alpha(&self, weight: &str) -> Option<Alpha> {
         let Alpha { value, r2 } = Alpha::fit(self.pairs.get(weight)?);
         Some(Alpha { value: self.scale() * value, r2 })
+    }
+
+    /// What 8-bit activations cost, whatever the weights are.
+    pub fn activations(&self) -> f64 {
+        self.activations.unwrap_or_default()
     }
 
     /// What all coefficients are multiplied by. The few windows in which they are measured say
@@ -126,30 +135,65 @@ pub fn measure(
         probe.step()?;
     }
     drop(probe);
-    if sensitivity.together.is_none() && !subject.others.is_empty() {
-        let loss = together(subject, feedbacks, &sensitivity)?;
-        file.write_all(format!("{ALL}\t{TOGETHER}:{loss}\n").as_bytes()).at(kept.display())?;
+    let mut keep = |name: &str, loss: f64| {
+        file.write_all(format!("{name}\t{TOGETHER}:{loss}\n").as_bytes()).at(kept.display())
+    };
+    if subject.others.is_empty() {
+        return Ok(sensitivity);
+    }
+    if sensitivity.together.is_none() {
+        let size = TOGETHER.sqrt() as f32;
+        let loss = together(subject, &sensitivity, &mut |weight| {
+            let (values, noise) = weight_and_noise(subject, feedbacks, weight)?;
+            let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
+            Ok(of_floats(weight, changed))
+        })?;
+        keep(ALL, loss)?;
         sensitivity.together = Some(loss);
+    }
+    if sensitivity.activations.is_none() {
+        let loss = together(subject, &sensitivity, &mut |weight| Ok(finest(subject.seed, weight)))?;
+        keep(ACTIVATIONS, loss)?;
+        sensitivity.activations = Some(loss);
     }
     Ok(sensitivity)
 }
 
-/// The loss with noise in all weights.
+/// The loss with all measured weights changed.
 fn together(
     subject: &Subject,
-    feedbacks: &mut Feedbacks,
     sensitivity: &Sensitivity,
+    change: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
 ) -> Result<f64> {
     let Subject { model, options, others, .. } = *subject;
-    let size = TOGETHER.sqrt() as f32;
-    cost_together(model, options, others, &mut |weight| {
-        if !sensitivity.pairs.contains_key(&weight.name) {
-            return Ok(None);
-        }
-        let (values, noise) = weight_and_noise(subject, feedbacks, weight)?;
-        let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
-        Ok(Some(of_floats(weight, changed)))
-    })
+    let plan = floats(model, |_| true, float)?;
+    let mut changed = HashMap::new();
+    for weight in plan.weights.iter().filter(|w| sensitivity.pairs.contains_key(&w.name)) {
+        // An embedding that is not the head is no plain float yet.
+        changed.insert(weight.name.clone(), change(&float(weight)?)?);
+    }
+    cost_together(model, &model.with(&changed), options, others)
+}
+
+/// A weight of plain floats in the type that loses least, where it fits: what is lost then is what
+/// the activations lose.
+fn finest(seed: u64, weight: &Tensor) -> Tensor {
+    let kind = presets::by_name("higgs8").expect("a preset");
+    let Tensor { rows, cols, .. } = *weight;
+    let Some(row_bytes) = kind.row_bytes(cols) else { return weight.clone() };
+    let (basis, signs) = (row_basis(cols), transform::signs(seed, cols));
+    let mut values = vec![0.0; weight.len()];
+    weight.kind.decode(&weight.rows(0..rows), &mut values);
+    let (mut codes, mut norms) =
+        (vec![0; rows * row_bytes], vec![0; rows * norm_bytes(cols, cols)]);
+    let planes = codes.par_chunks_mut(row_bytes).zip(norms.par_chunks_mut(norm_bytes(cols, cols)));
+    values.par_chunks_mut(cols).zip(planes).for_each(|(row, (codes, norms))| {
+        transform::forward(basis, &signs, row);
+        kind.encode(row, cols, cols, codes, norms);
+    });
+    let signs: Vec<u8> = bytemuck::cast_slice(&signs).to_vec();
+    let (codes, norms, signs) = (codes.into(), norms.into(), signs.into());
+    Tensor { kind, basis, group: cols, codes, norms, signs, ..weight.clone() }
 }
 
 fn losses(
@@ -244,7 +288,8 @@ fn open(path: &Path, fingerprint: &str) -> Result<(Sensitivity, File)> {
         let (name, pairs) = parse(line).ok_or_else(|| damaged(number))?;
         match &pairs[..] {
             [(_, loss)] if name == ALL => sensitivity.together = Some(*loss),
-            pairs if name != ALL && pairs.len() == LEVELS.len() => {
+            [(_, loss)] if name == ACTIVATIONS => sensitivity.activations = Some(*loss),
+            pairs if pairs.len() == LEVELS.len() => {
                 sensitivity.pairs.insert(name, pairs.to_vec());
             }
             _ => return Err(damaged(number)),

@@ -152,34 +152,30 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// The mean KL divergence, in nats per scored token, with every weight changed that `change` gives
-/// another for. The windows have one length.
+/// The mean KL divergence of a changed model, in nats per scored token, from one of plain floats. The
+/// windows have one length.
 ///
 /// # Errors
-/// If the model cannot be run.
+/// If a model cannot be run.
 pub fn cost_together(
     model: &Model,
+    changed: &Model,
     options: &Options,
     windows: &[Vec<u32>],
-    change: &mut dyn FnMut(&Tensor) -> Result<Option<Tensor>>,
 ) -> Result<f64> {
-    let plan = floats(model, |_| true, float)?;
-    let mut changed = plan.clone();
-    for weight in &mut changed.weights {
-        if let Some(other) = change(weight)? {
-            *weight = other;
-        }
-    }
+    let (plan, changed) = (floats(model, |_| true, float)?, changed.plan());
     let width = plan.slots[plan.logits.0].width;
-    let all = 0..plan.ops.len();
-    let (plan, changed) = (Arc::new(plan), Arc::new(changed));
-    let mut original = backend(options, windows[0].len(), plan, all.clone())?;
-    let mut other = backend(options, windows[0].len(), changed, all.clone())?;
+    // Other weights may want their inputs prepared by other ops.
+    let ops = [0..plan.ops.len(), 0..changed.ops.len()];
+    let of = |plan: Plan, ops: &Range<usize>| {
+        backend(options, windows[0].len(), Arc::new(plan), ops.clone())
+    };
+    let (mut original, mut other) = (of(plan, &ops[0])?, of(changed, &ops[1])?);
     let (mut sum, mut count) = (0.0, 0);
     for window in windows {
-        for backend in [&mut original, &mut other] {
+        for (backend, ops) in [&mut original, &mut other].into_iter().zip(&ops) {
             backend.load(&scored(window))?;
-            backend.run_ops(all.clone())?;
+            backend.run_ops(ops.clone())?;
         }
         let mut answers = original.logits()?.to_vec();
         answers.par_chunks_exact_mut(width).for_each(normalise);

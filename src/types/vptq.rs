@@ -254,16 +254,19 @@ impl Vptq {
 
     /// The values of rows of an imported type.
     fn floats(&self, rows: &Rows, out: &mut [f32]) {
-        let (number, round): (fn([u8; 2]) -> f32, fn(f32) -> f32) = match self.shape.entries {
-            Entries::Bf16 => (|b| bf16::from_le_bytes(b).to_f32(), |x| bf16::from_f32(x).to_f32()),
-            _ => (|b| f16::from_le_bytes(b).to_f32(), |x| f16::from_f32(x).to_f32()),
+        let Shape { v, bits, residual_bits, entries, tables, outliers, has_norm } = self.shape;
+        let round = |x: f32| match entries {
+            Entries::Bf16 => bf16::from_f32(x).to_f32(),
+            _ => f16::from_f32(x).to_f32(),
         };
-        let numbers = |bytes: &[u8]| -> Vec<f32> {
-            bytes.as_chunks::<2>().0.iter().map(|&bytes| number(bytes)).collect()
+        let number = |&bytes: &[u8; 2]| match entries {
+            Entries::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
+            _ => f16::from_le_bytes(bytes).to_f32(),
         };
-        let Shape { v, bits, residual_bits, tables, outliers, has_norm, .. } = self.shape;
+        let numbers =
+            |bytes: &[u8]| -> Vec<f32> { bytes.as_chunks::<2>().0.iter().map(number).collect() };
         let table = numbers(bytemuck::cast_slice(rows.table));
-        let (main, residual) = table.split_at(tables * v << bits);
+        let (main, residual) = table.split_at((tables * v) << bits);
         let columns = rows.columns.expect("an imported type has planes for its columns");
         let (norms, means) = (numbers(&columns.norms), numbers(&columns.means));
         let outlier_table = numbers(&columns.outlier_table);

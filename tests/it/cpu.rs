@@ -252,6 +252,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    #[cfg(feature = "gpu")]
     pub(crate) fn with_heads(self, heads: usize, kv_heads: usize) -> Self {
         Self { heads, kv_heads, ..self }
     }
