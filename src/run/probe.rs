@@ -152,8 +152,8 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// The mean KL divergence of a changed model, in nats per scored token, from one of plain floats. The
-/// windows have one length.
+/// The mean KL divergence of a changed model, in nats per scored token, from one of plain floats.
+/// The windows have one length.
 ///
 /// # Errors
 /// If a model cannot be run.
