@@ -10,8 +10,10 @@ pub mod split;
 
 use crate::error::Result;
 use crate::plan::{Batch, Op, Plan, Slot};
+use crate::types::Tensor;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// How the keys and values of the cache are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,4 +258,38 @@ pub(crate) fn check(batch: &Batch, plan: &Plan, capacity: Capacity) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The plan with the wanted matrices in types that kernels are quick with, where that is worth
+/// memory.
+fn in_bytes(
+    plan: Arc<Plan>,
+    ops: Range<usize>,
+    threads: usize,
+    wanted: fn(&Tensor) -> bool,
+) -> Arc<Plan> {
+    let weights = plan.ops[ops].iter().filter_map(|op| match op {
+        Op::MatMul { parts, .. } => Some(parts),
+        _ => None,
+    });
+    let mut weights: Vec<usize> = weights.flatten().map(|part| part.weight.0).collect();
+    weights.retain(|&at| wanted(&plan.weights[at]));
+    weights.sort_unstable();
+    weights.dedup();
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<(usize, Tensor)> {
+        let mine = std::iter::from_fn(|| weights.get(next.fetch_add(1, Relaxed)));
+        let changed = mine.map(|&at| (at, &plan.weights[at]));
+        changed.filter_map(|(at, tensor)| Some((at, tensor.kind.in_bytes(tensor)?))).collect()
+    };
+    let changed: Vec<(usize, Tensor)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("decoding is total")).collect()
+    });
+    if changed.is_empty() {
+        return plan;
+    }
+    let mut plan = Plan::clone(&plan);
+    changed.into_iter().for_each(|(at, tensor)| plan.weights[at] = tensor);
+    Arc::new(plan)
 }

@@ -37,6 +37,13 @@ pub struct Entry {
     range: Range<usize>,
 }
 
+impl Entry {
+    /// A tensor that lies in no file.
+    pub fn new(dtype: &str, shape: Vec<u64>) -> Entry {
+        Entry { dtype: dtype.to_string(), shape, range: 0..0 }
+    }
+}
+
 #[derive(Deserialize)]
 struct Header {
     dtype: String,

@@ -159,6 +159,7 @@ impl Vector {
         assert!(codes.len().is_multiple_of(block.bytes), "the codes are whole blocks");
         let len = codes.len() / block.bytes * block.len;
         let cols = self.number("cols").unwrap_or(len);
+        let len = len * self.kind.row_block();
         let table: Vec<i8> = table.iter().map(|&byte| byte as i8).collect();
         let own = self.kind.table().unwrap_or_default();
         let rows = Rows {

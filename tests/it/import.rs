@@ -73,7 +73,7 @@ fn kernels_name_their_packing() {
     }
 }
 
-fn options(kind: Option<&str>) -> Options {
+pub(crate) fn options(kind: Option<&str>) -> Options {
     Options {
         kind: presets::by_name(kind.unwrap_or("higgs4")).expect("a type"),
         keep: kind.is_none(),
@@ -88,12 +88,12 @@ fn options(kind: Option<&str>) -> Options {
     }
 }
 
-fn converted(source: &Source, target: &Path, options: &Options) -> Source {
+pub(crate) fn converted(source: &Source, target: &Path, options: &Options) -> Source {
     convert(source, target, options, None, &mut |_| ()).expect("a model of ours");
     open(target)
 }
 
-fn logits(source: &Source) -> Vec<f32> {
+pub(crate) fn logits(source: &Source) -> Vec<f32> {
     let options = run::Options { device: Device::Reference, ..run::Options::default() };
     let mut session = Session::open(source, &options).expect("a model of ours");
     let tokens: Vec<u32> = (0..20).map(|i| i * 37 % 128).collect();

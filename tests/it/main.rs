@@ -31,3 +31,4 @@ mod text;
 mod tidy;
 mod transform;
 mod types;
+mod vptq;

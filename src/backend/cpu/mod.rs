@@ -16,15 +16,14 @@ pub use pool::{Pool, Worker};
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::{Backend, Capacity, Values, check, uses_cache};
+use super::{Backend, Capacity, Values, check, in_bytes, uses_cache};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::plan::{Batch, CacheInfo, Extent, Format, Op, Plan, Slot, Transform, Weight};
 use crate::simd::Level;
+use crate::types::SUB;
 use crate::types::dot::{self, Columns, FloatColumns, Int8Columns};
-use crate::types::{SUB, Tensor};
 use attend::Attention;
 use cache::Cache;
 use cells::Cells;
@@ -99,7 +98,7 @@ impl Cpu {
         }
         let threads = threads.max(1);
         let given = plan.clone();
-        let plan = in_bytes(plan, ops.clone(), threads);
+        let plan = in_bytes(plan, ops.clone(), threads, |_| true);
         let uses = uses_cache(&plan, ops.clone());
         let cache = |(layer, info): (usize, &CacheInfo)| {
             let context = if uses[layer] { capacity.context } else { 0 };
@@ -375,33 +374,6 @@ fn vectors(plan: &Plan, ops: Range<usize>) -> Vec<Vec<f32>> {
         }
     }
     vectors
-}
-
-/// The plan with matrices in types that the kernels are quick with, where that is worth memory.
-fn in_bytes(plan: Arc<Plan>, ops: Range<usize>, threads: usize) -> Arc<Plan> {
-    let weights = plan.ops[ops].iter().filter_map(|op| match op {
-        Op::MatMul { parts, .. } => Some(parts),
-        _ => None,
-    });
-    let mut weights: Vec<usize> = weights.flatten().map(|part| part.weight.0).collect();
-    weights.sort_unstable();
-    weights.dedup();
-    let next = AtomicUsize::new(0);
-    let work = || -> Vec<(usize, Tensor)> {
-        let mine = std::iter::from_fn(|| weights.get(next.fetch_add(1, Relaxed)));
-        let changed = mine.map(|&at| (at, &plan.weights[at]));
-        changed.filter_map(|(at, tensor)| Some((at, tensor.kind.in_bytes(tensor)?))).collect()
-    };
-    let changed: Vec<(usize, Tensor)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("decoding is total")).collect()
-    });
-    if changed.is_empty() {
-        return plan;
-    }
-    let mut plan = Plan::clone(&plan);
-    changed.into_iter().for_each(|(at, tensor)| plan.weights[at] = tensor);
-    Arc::new(plan)
 }
 
 /// Fails if the kernels cannot run an op.

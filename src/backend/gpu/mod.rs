@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Timing, Values, check};
+use super::{Backend, Capacity, Timing, Values, check, in_bytes};
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Extent, Format, Op, Plan, Slot};
 use device::{Device, Kernel};
@@ -41,6 +41,8 @@ pub struct Options {
 
 /// Runs plans, or some of their ops, on a GPU.
 pub struct Gpu {
+    /// As it was given; that of the core may hold weights in other types.
+    plan: Arc<Plan>,
     core: Core,
     ops: Range<usize>,
     rows: usize,
@@ -131,6 +133,9 @@ impl Gpu {
                 format!("expected heads of a multiple of 8 values, found {}", info.head_len);
             return Err(Error::new(message).with_hint("--device cpu runs the model"));
         }
+        let given = plan.clone();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let plan = in_bytes(plan, ops.clone(), threads, weights::has_no_form);
         // What is larger than any buffer may be counts as too little memory, too.
         let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
             .map(|filter| device.device.push_error_scope(filter));
@@ -165,6 +170,7 @@ impl Gpu {
         uploaded?;
         let width = plan.slots[plan.logits.0].width;
         let mut gpu = Gpu {
+            plan: given,
             sampler: Sampler::new(&device),
             readback: Readback::new(&device, 4 * capacity.logit_rows * width),
             core,
@@ -232,7 +238,7 @@ impl Gpu {
 
 impl Backend for Gpu {
     fn plan(&self) -> &Arc<Plan> {
-        &self.core.plan
+        &self.plan
     }
 
     fn capacity(&self) -> Capacity {

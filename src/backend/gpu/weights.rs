@@ -296,6 +296,11 @@ fn binding_bytes(device: &Device) -> usize {
     usize::try_from(max).unwrap_or(usize::MAX) - PADDING
 }
 
+/// Whether neither a shader reads a matrix as it is, nor can it be unpacked to small integers.
+pub(super) fn has_no_form(tensor: &Tensor) -> bool {
+    tensor.kind.shader().is_none() && tensor.kind.kernel() == Kernel::Float
+}
+
 /// Bytes of a row of codes on the device.
 pub(super) fn device_row_bytes(tensor: &Tensor) -> usize {
     match tensor.kind.shader() {
@@ -308,6 +313,8 @@ pub(super) fn device_row_bytes(tensor: &Tensor) -> usize {
 pub(super) fn device_bytes(tensor: &Tensor) -> usize {
     match tensor.kind.shader() {
         Some(_) => tensor.bytes(),
+        // Half precision, or a format like it.
+        None if has_no_form(tensor) => 2 * tensor.len(),
         None => tensor.len() + 2 * 4 * tensor.len() / SUB,
     }
 }

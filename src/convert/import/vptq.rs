@@ -274,11 +274,11 @@ fn codes(kind: &'static Vptq, layer: &Layer, order: Vec<usize>, part: Part) -> R
             below(&codes, bits).at(format_args!("tensor `{name}`"))?;
             Ok(codes)
         };
-        let residual = match residual_bits {
-            0 => Bytes::empty(),
-            more => indices("res_indices", more)?,
-        };
-        (indices("indices", bits)?, residual)
+        let main = indices("indices", bits)?;
+        match residual_bits {
+            0 => (main, Bytes::empty()),
+            more => (main, indices("res_indices", more)?),
+        }
     };
     let row_bytes = cols / kind.block().len * kind.block().bytes;
     let make = move || {
