@@ -6,17 +6,16 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::Item;
+use super::{Item, learn};
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
 use crate::quant::Feedback;
-use crate::quant::second_order::{LANES, Rounding};
+use crate::quant::blocks::BlockRounding;
+use crate::quant::points::Points;
+use crate::quant::second_order::Rounding;
 use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, ColumnPlanes, Higgs, Rows, Tensor, grid, norm_bytes};
-
-/// Rows that one task codes.
-const ROWS: usize = LANES;
+use crate::types::{Basis, ColumnPlanes, Higgs, Rows, Tensor, grid, norm_bytes, of_shape};
 
 /// Descents after a second-order rounding; more gain next to nothing (`benches/results/`).
 const DESCENTS: usize = 2;
@@ -57,13 +56,12 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
         return Ok(kept(tensor));
     }
     let signs = signs(item);
-    let table = item.kind.table().map(|table| bytemuck::cast_slice(table).to_vec());
     let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
     let norm_bytes = norm_bytes(item.cols, item.group);
     let mut encoded = Encoded {
-        codes: vec![0; item.rows * row_bytes],
+        codes: vec![0; item.rows.div_ceil(item.kind.row_block()) * row_bytes],
         norms: vec![0; item.rows * norm_bytes],
-        table: table.unwrap_or_default(),
+        table: learn::table(item),
         signs: bytemuck::cast_slice(&signs).to_vec(),
         columns: ColumnPlanes::default(),
         error: 0.0,
@@ -74,17 +72,18 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
     }
     tensor.codes.prepare();
     let code = Code { item, feedback, signs: &signs, table: &encoded.table };
-    let codes = encoded.codes.par_chunks_mut(ROWS * row_bytes);
-    let pieces = item.rows.div_ceil(ROWS);
+    let together = rows_together(item);
+    let codes = encoded.codes.par_chunks_mut(together / item.kind.row_block() * row_bytes);
+    let pieces = item.rows.div_ceil(together);
     let norms: Vec<&mut [u8]> = match norm_bytes {
         0 => (0..pieces).map(|_| Default::default()).collect(),
-        bytes => encoded.norms.chunks_mut(ROWS * bytes).collect(),
+        bytes => encoded.norms.chunks_mut(together * bytes).collect(),
     };
     let errors: Result<Vec<Errors>> = codes
         .zip(norms)
         .enumerate()
         .map(|(piece, (codes, norms))| {
-            let rows = piece * ROWS..((piece + 1) * ROWS).min(item.rows);
+            let rows = piece * together..((piece + 1) * together).min(item.rows);
             let mut values = vec![0.0; rows.len() * item.cols];
             original(tensor, rows, &mut values)?;
             Ok(code.rows(values, codes, norms))
@@ -127,16 +126,19 @@ impl Errors {
 }
 
 impl Code<'_> {
-    /// Codes up to [`ROWS`] rows, given in the model's own basis.
+    /// Codes up to [`rows_together`] rows, given in the model's own basis.
     fn rows(&self, mut values: Vec<f32>, codes: &mut [u8], norms: &mut [u8]) -> Errors {
         let Code { item, feedback, signs, table } = *self;
         let Item { kind, cols, group, basis, .. } = *item;
         if basis != Basis::Original {
             values.chunks_exact_mut(cols).for_each(|row| transform::forward(basis, signs, row));
         }
-        match feedback.zip(grid(kind)) {
-            Some((feedback, grid)) => second_order(feedback, grid, group, &values, codes, norms),
-            None => kind.encode(&values, cols, group, codes, norms),
+        match (feedback, grid(kind), &item.points) {
+            (_, _, Some(points)) => learned(feedback, points, cols, &values, codes, norms),
+            (Some(feedback), Some(grid), _) => {
+                second_order(feedback, grid, group, &values, codes, norms);
+            }
+            _ => kind.encode(&values, cols, group, codes, norms),
         }
         let table = bytemuck::cast_slice(table);
         let count = values.len() / cols;
@@ -159,13 +161,20 @@ fn signs(item: &Item) -> Vec<i8> {
     }
 }
 
-/// What coding some rows, up to [`ROWS`] in the model's own basis, would lose.
+/// Rows that one task codes.
+pub(super) fn rows_together(item: &Item) -> usize {
+    BlockRounding::rows(item.kind.row_block())
+}
+
+/// What coding some rows, up to [`rows_together`] in the model's own basis, would lose.
 pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
     let signs = signs(item);
     let rows = values.len() / item.cols;
-    let mut codes = vec![0; rows * item.kind.row_bytes(item.cols).expect("the choice fits")];
+    let blocks = rows.div_ceil(item.kind.row_block());
+    let mut codes = vec![0; blocks * item.kind.row_bytes(item.cols).expect("the choice fits")];
     let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];
-    let code = Code { item, feedback, signs: &signs, table: &[] };
+    let table = learn::table(item);
+    let code = Code { item, feedback, signs: &signs, table: &table };
     code.rows(values.to_vec(), &mut codes, &mut norms)
 }
 
@@ -206,6 +215,38 @@ fn second_order(
     let row_codes = numbers.chunks_exact(numbers.len() / rows);
     for (numbers, codes) in row_codes.zip(codes.chunks_exact_mut(codes.len() / rows)) {
         grid.pack(numbers, codes);
+    }
+    let bytes = norms.as_chunks_mut::<2>().0;
+    bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());
+}
+
+/// Codes whole blocks of rows. Without moments every input counts alike.
+fn learned(
+    feedback: Option<&Feedback>,
+    points: &Points,
+    cols: usize,
+    values: &[f32],
+    codes: &mut [u8],
+    norms: &mut [u8],
+) {
+    let even;
+    let feedback = match feedback {
+        Some(feedback) => feedback,
+        None => {
+            even = Feedback::even(cols);
+            &even
+        }
+    };
+    let rounding = BlockRounding { feedback, points, descents: DESCENTS };
+    let rows = values.len() / cols;
+    let blocks = rows.div_ceil(points.shape.v);
+    let mut numbers = vec![0; blocks * cols];
+    let mut scales = vec![f16::ZERO; rows];
+    rounding.round(values, &mut numbers, &mut scales);
+    let kind = of_shape(points.shape).expect("points have a valid shape");
+    let row_codes = numbers.chunks_exact(cols);
+    for (numbers, codes) in row_codes.zip(codes.chunks_exact_mut(codes.len() / blocks)) {
+        kind.pack(numbers, codes);
     }
     let bytes = norms.as_chunks_mut::<2>().0;
     bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());

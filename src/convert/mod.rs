@@ -7,6 +7,7 @@ mod calibrate;
 mod encode;
 mod feedbacks;
 pub mod import;
+mod learn;
 mod offers;
 mod recipe;
 mod recipe_file;
@@ -84,16 +85,16 @@ pub fn convert(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report> {
     let started = Instant::now();
-    let items = plan(source, options)?;
+    let items = learn::with_points(source, plan(source, options)?)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
     let mut feedbacks = feedbacks(source, statistics)?;
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let Item { cols, basis, sign_seed, .. } = item;
-        let feedback = match grid(item.kind) {
-            Some(_) => feedbacks.get(&item.name, cols, basis, sign_seed)?,
-            None => None,
+        let feedback = match grid(item.kind).is_some() || item.points.is_some() {
+            true => feedbacks.get(&item.name, cols, basis, sign_seed)?,
+            false => None,
         };
         let encoded = encode::encode(&tensor, &item, feedback).at(source.path().display())?;
         for plane in planes {
@@ -185,7 +186,7 @@ fn records(
             };
             let new = match source.tensor(&item.name)?.filter(|_| item.keep) {
                 Some(tensor) => builder.add_with_table(record, &tensor.table)?,
-                None => builder.add(record)?,
+                None => builder.add_with_table(record, &learn::table(&item))?,
             };
             for plane in new {
                 planes.push(plane.role);

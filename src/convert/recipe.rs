@@ -1,5 +1,7 @@
 //! Which type each tensor gets.
 
+use std::sync::Arc;
+
 use regex::Regex;
 
 use super::{Recipe, default_basis, row_basis};
@@ -8,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::file::Source;
 use crate::file::planes::Form;
 use crate::model::{Model, Role};
+use crate::quant::points::Points;
 use crate::quant::presets;
 use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
 
@@ -72,6 +75,8 @@ pub struct Item {
     pub sign_seed: u64,
     /// Whether all planes stay as they are.
     pub keep: bool,
+    /// What codes stand for, where that is learned from the model.
+    pub points: Option<Arc<Points>>,
 }
 
 impl Item {
@@ -129,6 +134,7 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         kind: choice.kind,
         basis: choice.basis,
         group: choice.group,
+        points: None,
         sign_seed: if keep { source.sign_seed(&tensor.name) } else { options.seed },
         keep,
     })
@@ -177,7 +183,10 @@ pub(super) fn fit(
     if !matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
         return Ok(Choice { kind, basis: Basis::Original, group: 0 });
     }
-    let group = options.group.or_else(|| options.whole_rows.then_some(cols));
+    // Rows that share codes have one scale each.
+    let shares = kind.row_block() > 1;
+    let whole_rows = options.whole_rows || shares;
+    let group = options.group.filter(|_| !shares).or_else(|| whole_rows.then_some(cols));
     let group = match group.filter(|&group| cols.is_multiple_of(group)) {
         Some(group) => group,
         None => 1 << cols.trailing_zeros().min(6),
@@ -186,6 +195,6 @@ pub(super) fn fit(
         return Err(misfit(SUB));
     }
     let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
-    let default = || if options.whole_rows { row_basis(cols) } else { default_basis(cols) };
+    let default = || if whole_rows { row_basis(cols) } else { default_basis(cols) };
     Ok(Choice { kind, basis: wish.unwrap_or_else(default), group })
 }

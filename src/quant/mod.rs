@@ -2,10 +2,12 @@
 
 pub mod allocate;
 pub mod alpha;
+pub mod blocks;
 mod factor;
 pub mod flute;
 pub mod grid;
 pub mod moments;
+pub mod points;
 pub mod presets;
 pub mod random;
 pub mod second_order;

@@ -70,6 +70,13 @@ impl Feedback {
         }
     }
 
+    /// For inputs of which nothing is known: every error counts by its square alone.
+    pub fn even(width: usize) -> Feedback {
+        let mut moments = vec![0.0; width * width];
+        (0..width).for_each(|i| moments[i * width + i] = 1.0);
+        Feedback::new(width, moments, 1, 0.0)
+    }
+
     /// The part of the error of `(rows, width)` in an output, `trace(E M E^T)`, for every unit of
     /// squared error that each rounding makes: the mean of D.
     pub fn mean_weight(&self) -> f64 {
@@ -102,7 +109,7 @@ impl Feedback {
 
     /// The sequence: `choose` gets the place of P inputs and their targets, and says what stands
     /// there in the end. Leaves the errors of the weights.
-    fn feed<const P: usize>(
+    pub(super) fn feed<const P: usize>(
         &self,
         weights: &[Lanes],
         errors: &mut [Lanes],
@@ -131,8 +138,13 @@ impl Feedback {
         }
     }
 
+    /// What the square of one input's error costs.
+    pub(super) fn own(&self, at: usize) -> f32 {
+        self.metric[at * self.width + at]
+    }
+
     /// `out[j] += sum over i of M[first + i][j] * values[i]`.
-    fn add_slopes(&self, first: usize, values: &[Lanes], out: &mut [Lanes]) {
+    pub(super) fn add_slopes(&self, first: usize, values: &[Lanes], out: &mut [Lanes]) {
         let matrix = (&self.metric[..], self.width);
         add_products(Level::best(), matrix, first, values, 0..self.width, out);
     }
@@ -314,12 +326,12 @@ struct State<const P: usize> {
 }
 
 /// A scale as it is stored: half precision, not below zero, finite.
-fn kept(scale: f64) -> f32 {
+pub(super) fn kept(scale: f64) -> f32 {
     f16::from_f64(scale).clamp(f16::ZERO, f16::MAX).to_f32()
 }
 
 /// `(rows, width)` to a vector of rows per input; lanes past the rows are zero.
-fn to_lanes(rows: &[f32], width: usize) -> Vec<Lanes> {
+pub(super) fn to_lanes(rows: &[f32], width: usize) -> Vec<Lanes> {
     let mut lanes = vec![[0.0; LANES]; width];
     for (lane, row) in rows.chunks_exact(width).enumerate() {
         lanes.iter_mut().zip(row).for_each(|(to, &value)| to[lane] = value);

@@ -32,7 +32,7 @@ pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use raw::RawType;
 pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes};
-pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, vptq};
+pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, of_shape};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).
 pub const SUB: usize = 16;
@@ -234,7 +234,7 @@ pub trait TensorType: Sync {
         None
     }
 
-    /// Whether [`TensorType::encode`] is there.
+    /// Whether a conversion can write it.
     fn can_encode(&self) -> bool {
         false
     }

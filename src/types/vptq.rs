@@ -149,7 +149,7 @@ pub struct Vptq {
 static KNOWN: Mutex<BTreeMap<Shape, &'static Vptq>> = Mutex::new(BTreeMap::new());
 
 /// The type of a shape, or `None` if a number of it is out of range.
-pub fn vptq(shape: Shape) -> Option<&'static Vptq> {
+pub fn of_shape(shape: Shape) -> Option<&'static Vptq> {
     if !shape.is_valid() {
         return None;
     }
@@ -164,7 +164,7 @@ pub fn vptq(shape: Shape) -> Option<&'static Vptq> {
 
 /// The type with this name, in any case.
 pub(super) fn by_name(name: &str) -> Option<&'static Vptq> {
-    vptq(Shape::by_name(name)?)
+    of_shape(Shape::by_name(name)?)
 }
 
 /// What a type of learned points is made of, if it is one.
@@ -338,6 +338,11 @@ impl TensorType for Vptq {
             Entries::Int8 => Kernel::Int8 { group: 0, mins: false },
             Entries::F16 | Entries::Bf16 => Kernel::Float,
         }
+    }
+
+    /// With points that somebody learned; [`TensorType::encode`] has none.
+    fn can_encode(&self) -> bool {
+        self.shape.entries == Entries::Int8
     }
 
     fn plane(&self, role: Role, rows: u64, cols: u64, group: u64) -> Option<(RawType, Vec<u64>)> {

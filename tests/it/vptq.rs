@@ -11,7 +11,7 @@ use gridmill::quant::random::Random;
 use gridmill::run::{self, Device, Session};
 use gridmill::types::{
     Basis, Bytes, ColumnPlanes, Entries, Int8Row, Outliers, SUB, Shape, Tensor, TensorType,
-    by_name, learned, vptq,
+    by_name, learned, of_shape,
 };
 use half::{bf16, f16};
 use serde_json::{Value, json};
@@ -130,10 +130,10 @@ fn names_are_shapes() {
         (Shape::int8(8, 12, 6), "VPTQ_V8_K4096_R64"),
         (wide, "VPTQ_V12_K4096_R4096_G4_O64V4K4096_BF16N"),
     ] {
-        assert_eq!(vptq(shape).unwrap().name(), name);
+        assert_eq!(of_shape(shape).unwrap().name(), name);
         let kind = by_name(&name.to_lowercase()).unwrap();
         assert_eq!((kind.name(), learned(kind)), (name, Some(shape)));
-        assert_eq!(kind.id(), vptq(shape).unwrap().id(), "a shape has one number");
+        assert_eq!(kind.id(), of_shape(shape).unwrap().id(), "a shape has one number");
     }
     for name in [
         "VPTQ",
@@ -156,7 +156,7 @@ fn names_are_shapes() {
 
 /// A weight of 10 rows of 64 columns with points of integers.
 fn integers(shape: Shape) -> Tensor {
-    let kind = vptq(shape).unwrap();
+    let kind = of_shape(shape).unwrap();
     let mut state = 1_u64;
     let mut byte = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -234,7 +234,7 @@ fn integer_points_decode_as_the_page_says() {
 #[test]
 fn packed_codes_come_back() {
     for shape in [Shape::int8(8, 12, 4), Shape::int8(8, 16, 16), Shape::int8(6, 9, 5)] {
-        let kind = vptq(shape).unwrap();
+        let kind = of_shape(shape).unwrap();
         let mask = ((1_u64 << (shape.bits + shape.residual_bits)) - 1) as u32;
         let codes: Vec<u32> = (0..64_u32).map(|i| i.wrapping_mul(0x9e37_79b9) & mask).collect();
         let mut bytes = vec![0xaa; kind.row_bytes(64).unwrap()];

@@ -12,7 +12,8 @@ use crate::error::{At, Result};
 use crate::file::safetensors::Entry;
 use crate::limits;
 use crate::types::{
-    Basis, Bytes, ColumnPlanes, Entries, OUTLIER, Outliers, Shape, Tensor, TensorType, Vptq, vptq,
+    Basis, Bytes, ColumnPlanes, Entries, OUTLIER, Outliers, Shape, Tensor, TensorType, Vptq,
+    of_shape,
 };
 
 /// Finds a tensor of a module by what follows the module's name.
@@ -127,7 +128,7 @@ impl Layer {
             has_norm: flag("enable_norm"),
             ..Shape::int8(v.max(0) as usize, 1, 0)
         };
-        if vptq(shape).is_none() {
+        if of_shape(shape).is_none() {
             bail!("vector_lens: expected 2 to 16, found {}", config["vector_lens"]);
         }
         let (has_perm, is_packed) = (flag("enable_perm"), flag("is_indice_packed"));
@@ -189,7 +190,7 @@ pub fn layer(config: &Value, name: &str, get: Get) -> Result<Tensor> {
         columns.outlier_codes = outlier_codes(&codes, count, &order);
         columns.outlier_table = part("outlier_centroids.weight", &halves, &[1, v << bits])?.1;
     }
-    let Some(kind) = vptq(shape) else { unreachable!("the shape was checked") };
+    let Some(kind) = of_shape(shape) else { unreachable!("the shape was checked") };
     if kind.row_bytes(cols).is_none() {
         bail!("in_features: expected a multiple of {}, found {cols}", kind.block().len);
     }

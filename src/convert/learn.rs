@@ -1,0 +1,115 @@
+//! Points that codes stand for, learned from the matrices that will have them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Item;
+use super::encode::rows_together;
+use crate::bail;
+use crate::error::{At, Result};
+use crate::file::Source;
+use crate::quant::points::Points;
+use crate::run::walk::original;
+use crate::transform;
+use crate::types::{Basis, learned};
+
+/// Vectors that are learned from for each point, where the matrices have as many.
+const PER_POINT: usize = 50;
+/// Vectors that are learned from at most.
+const VECTORS_MAX: usize = 1 << 20;
+
+/// The table of an item as the file will have it; zeros where it is not known yet.
+pub(super) fn table(item: &Item) -> Vec<u8> {
+    match (&item.points, item.kind.table(), learned(item.kind)) {
+        (Some(points), ..) => bytemuck::cast_slice(points.table()).to_vec(),
+        (None, Some(table), _) => bytemuck::cast_slice(table).to_vec(),
+        (None, None, Some(shape)) => {
+            let second = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
+            vec![0; shape.v * ((1 << shape.bits) + second)]
+        }
+        (None, None, None) => Vec::new(),
+    }
+}
+
+/// The items, those of types of learned points with points: one table for all matrices of a type.
+/// After a rotation and with a scale for each row they look alike, and a table costs bytes.
+///
+/// # Errors
+/// If a weight is not finite, or there are fewer vectors than points.
+pub(super) fn with_points(source: &Source, mut items: Vec<Item>) -> Result<Vec<Item>> {
+    let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, item) in items.iter().enumerate() {
+        if learned(item.kind).is_some() && !item.keep {
+            by_kind.entry(item.kind.name()).or_default().push(at);
+        }
+    }
+    for places in by_kind.into_values() {
+        let group: Vec<&Item> = places.iter().map(|&at| &items[at]).collect();
+        let points = Arc::new(of_items(source, &group)?);
+        for at in places {
+            items[at].points = Some(points.clone());
+        }
+    }
+    Ok(items)
+}
+
+/// Points for matrices of one type.
+///
+/// # Errors
+/// As [`with_points`].
+pub(super) fn of_items(source: &Source, items: &[&Item]) -> Result<Points> {
+    let first = items[0];
+    let shape = learned(first.kind).expect("a type of learned points");
+    let wanted = (PER_POINT << shape.bits.max(shape.residual_bits)).min(VECTORS_MAX);
+    let all: usize = items.iter().map(|item| item.rows / shape.v * item.cols).sum();
+    let step = (all / wanted).max(1);
+    let mut vectors = Vec::new();
+    for item in items {
+        sample(source, item, shape.v, step, &mut vectors).at(source.path().display())?;
+    }
+    let (count, points) = (vectors.len() / shape.v, 1 << shape.bits.max(shape.residual_bits));
+    if count < points {
+        bail!(
+            "{}: expected at least {points} vectors to learn from, found {count}",
+            first.kind.name()
+        );
+    }
+    Ok(Points::learn(shape, &vectors, first.sign_seed))
+}
+
+/// Adds every `step`th vector of a matrix, rotated, with rows of unit variance.
+fn sample(
+    source: &Source,
+    item: &Item,
+    v: usize,
+    step: usize,
+    vectors: &mut Vec<f32>,
+) -> Result<()> {
+    let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+    let (cols, together) = (item.cols, rows_together(item));
+    let signs = transform::signs(item.sign_seed, cols);
+    let pieces = item.rows / together;
+    // Few pieces are decoded, and of those more vectors are taken.
+    let skip = step.min(pieces).max(1);
+    let stride = (step / skip).max(1);
+    for piece in (0..pieces).step_by(skip) {
+        let rows = piece * together..(piece + 1) * together;
+        let mut values = vec![0.0; together * cols];
+        original(&tensor, rows, &mut values)?;
+        for row in values.chunks_exact_mut(cols) {
+            if item.basis != Basis::Original {
+                transform::forward(item.basis, &signs, row);
+            }
+            let square: f64 = row.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+            let scale = (square / cols as f64).sqrt();
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            row.iter_mut().for_each(|w| *w = (f64::from(*w) * inverse) as f32);
+        }
+        for block in values.chunks_exact(v * cols) {
+            for c in (0..cols).step_by(stride) {
+                vectors.extend((0..v).map(|t| block[t * cols + c]));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! Learned points: k-means over vectors, a second table for what the first leaves, and the search
+//! for the pair whose sum is nearest (VPTQ, arXiv 2409.17066, sections 3 and 4).
+
+use rayon::prelude::*;
+
+use super::random::Random;
+use crate::simd::{Level, Simd, WithSimd};
+use crate::types::{Entries, Shape};
+
+/// The longest vector.
+pub const V_MAX: usize = 16;
+/// First points for which the nearest second point is looked for.
+const BEAM: usize = 8;
+/// Points whose scores are compared at once; the longest vector of floats.
+const CHUNK: usize = 16;
+/// Rounds of k-means for a table.
+const ROUNDS: usize = 15;
+/// Rounds in which both tables follow from codes that were found together.
+const JOINT_ROUNDS: usize = 10;
+/// The integers that learned numbers reach; sums of two points may go a little further.
+const REACH: f32 = 120.0;
+
+/// Points of one table in columns, so that neighbouring lanes are neighbouring points.
+#[derive(Clone)]
+struct Table {
+    v: usize,
+    count: usize,
+    /// `(v, padded count)`.
+    columns: Vec<f32>,
+    /// Half of each point's square; infinite past the last.
+    halves: Vec<f32>,
+}
+
+impl Table {
+    fn new(points: &[f32], v: usize) -> Table {
+        let count = points.len() / v;
+        let padded = count.next_multiple_of(CHUNK);
+        let (mut columns, mut halves) = (vec![0.0; v * padded], vec![f32::INFINITY; padded]);
+        for (at, point) in points.chunks_exact(v).enumerate() {
+            point.iter().enumerate().for_each(|(t, &value)| columns[t * padded + at] = value);
+            halves[at] = point.iter().map(|value| value * value).sum::<f32>() / 2.0;
+        }
+        Table { v, count, columns, halves }
+    }
+
+    fn point(&self, code: usize) -> [f32; V_MAX] {
+        let padded = self.halves.len();
+        std::array::from_fn(|t| if t < self.v { self.columns[t * padded + code] } else { 0.0 })
+    }
+
+    /// Scores of all points, higher for nearer ones, and the largest of each chunk.
+    fn score(&self, place: &[f32; V_MAX], scores: &mut Scores) {
+        scores.all.resize(self.halves.len(), 0.0);
+        scores.largest.resize(self.halves.len() / CHUNK, 0.0);
+        Level::best().dispatch(Score { table: self, place, scores });
+    }
+}
+
+/// Room for a search.
+#[derive(Default)]
+struct Scores {
+    all: Vec<f32>,
+    largest: Vec<f32>,
+}
+
+impl Scores {
+    /// Takes the best point out; the lowest of equal ones.
+    fn take(&mut self) -> (usize, f32) {
+        let mut chunk = 0;
+        for (at, &score) in self.largest.iter().enumerate() {
+            if score > self.largest[chunk] {
+                chunk = at;
+            }
+        }
+        let scores = &mut self.all[chunk * CHUNK..][..CHUNK];
+        let best = self.largest[chunk];
+        let at = scores.iter().position(|&score| score == best).unwrap_or_default();
+        scores[at] = f32::NEG_INFINITY;
+        self.largest[chunk] = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        (chunk * CHUNK + at, best)
+    }
+}
+
+struct Score<'a> {
+    table: &'a Table,
+    place: &'a [f32; V_MAX],
+    scores: &'a mut Scores,
+}
+
+impl WithSimd for Score<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, s: S) {
+        let Score { table, place, scores } = self;
+        let padded = table.halves.len();
+        assert!(table.columns.len() == table.v * padded && scores.all.len() == padded);
+        for (chunk, largest) in scores.largest.iter_mut().enumerate() {
+            *largest = f32::NEG_INFINITY;
+            for part in 0..CHUNK / S::LANES {
+                let at = chunk * CHUNK + part * S::LANES;
+                // SAFETY: `at` and a vector are within `padded`, which is whole chunks.
+                unsafe {
+                    let mut sum = s.sub(s.splat(0.0), s.load(table.halves.as_ptr().add(at)));
+                    for (t, &value) in place.iter().enumerate().take(table.v) {
+                        let column = s.load(table.columns.as_ptr().add(t * padded + at));
+                        // Two roundings, so that every machine finds the same point.
+                        sum = s.add(sum, s.mul(column, s.splat(value)));
+                    }
+                    s.store(scores.all.as_mut_ptr().add(at), sum);
+                    *largest = largest.max(s.largest(sum));
+                }
+            }
+        }
+    }
+}
+
+/// Learned points of integers.
+#[derive(Clone)]
+pub struct Points {
+    /// The type they belong to.
+    pub shape: Shape,
+    /// Integer steps per standard deviation of the vectors they were learned from.
+    pub unit: f32,
+    table: Vec<i8>,
+    main: Table,
+    residual: Option<Table>,
+}
+
+/// Memory of one searching thread.
+#[derive(Default)]
+pub struct Room {
+    main: Scores,
+    residual: Scores,
+}
+
+impl Points {
+    /// Learns from vectors `(n, v)` of unit variance. The same vectors and seed give the same
+    /// points, whatever the number of threads.
+    ///
+    /// # Panics
+    /// If the shape is not one of integers, or there are fewer vectors than points.
+    pub fn learn(shape: Shape, vectors: &[f32], seed: u64) -> Points {
+        assert!(shape.entries == Entries::Int8, "points of integers");
+        let Shape { v, bits, residual_bits, .. } = shape;
+        let mut random = Random(seed);
+        let mut main = k_means(vectors, v, 1 << bits, &mut random);
+        let mut residual = Vec::new();
+        if residual_bits > 0 {
+            let table = Table::new(&main, v);
+            let codes = nearest(&table, vectors);
+            let left = subtract(vectors, &main, &codes, v);
+            residual = k_means(&left, v, 1 << residual_bits, &mut random);
+            for _ in 0..JOINT_ROUNDS {
+                let points = Points::new(shape, &main, &residual, 1.0);
+                let pairs = points.search_all(vectors);
+                let (first, second): (Vec<usize>, Vec<usize>) = pairs.into_iter().unzip();
+                main = means(&subtract(vectors, &residual, &second, v), &first, &main, v);
+                residual = means(&subtract(vectors, &main, &first, v), &second, &residual, v);
+            }
+        }
+        let largest = |points: &[f32]| points.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
+        let unit = REACH / (largest(&main) + largest(&residual) / 2.0).max(f32::MIN_POSITIVE);
+        Points::new(shape, &main, &residual, unit)
+    }
+
+    /// Rounds points to integers, `unit` of which are 1; where that is 1, they stay as they are.
+    fn new(shape: Shape, main: &[f32], residual: &[f32], unit: f32) -> Points {
+        let integer = |&value: &f32| (value * unit).round().clamp(-127.0, 127.0);
+        let scaled = |points: &[f32]| -> Vec<f32> {
+            if unit == 1.0 { points.to_vec() } else { points.iter().map(integer).collect() }
+        };
+        let (main, residual) = (scaled(main), scaled(residual));
+        let table = main.iter().chain(&residual).map(|&value| value as i8).collect();
+        let v = shape.v;
+        let second = (!residual.is_empty()).then(|| Table::new(&residual, v));
+        Points { shape, unit, table, main: Table::new(&main, v), residual: second }
+    }
+
+    /// The table as a file has it.
+    pub fn table(&self) -> &[i8] {
+        &self.table
+    }
+
+    /// The code whose point, or sum of points, is nearest to `place` (in integer steps, zeros past
+    /// v), and that point: the best sum among the few nearest first points.
+    pub fn search(&self, place: &[f32; V_MAX], room: &mut Room) -> (u32, [f32; V_MAX]) {
+        let (first, second) = self.pair(place, room);
+        let mut point = self.main.point(first);
+        if let Some(residual) = &self.residual {
+            let more = residual.point(second);
+            // As the type decodes it.
+            point = std::array::from_fn(|t| (point[t] + more[t]).clamp(-127.0, 127.0));
+        }
+        ((first | second << self.shape.bits) as u32, point)
+    }
+
+    fn pair(&self, place: &[f32; V_MAX], room: &mut Room) -> (usize, usize) {
+        self.main.score(place, &mut room.main);
+        let Some(residual) = &self.residual else { return (room.main.take().0, 0) };
+        let mut best = (f32::NEG_INFINITY, 0, 0);
+        for _ in 0..BEAM.min(self.main.count) {
+            let (first, score) = room.main.take();
+            let point = self.main.point(first);
+            let left = std::array::from_fn(|t| place[t] - point[t]);
+            residual.score(&left, &mut room.residual);
+            let (second, more) = room.residual.take();
+            if score + more > best.0 {
+                best = (score + more, first, second);
+            }
+        }
+        (best.1, best.2)
+    }
+
+    /// Pairs of codes of vectors `(n, v)`.
+    fn search_all(&self, vectors: &[f32]) -> Vec<(usize, usize)> {
+        let v = self.shape.v;
+        let find = |room: &mut Room, vector: &[f32]| self.pair(&place(vector), room);
+        vectors.par_chunks_exact(v).map_init(Room::default, find).collect()
+    }
+}
+
+fn place(vector: &[f32]) -> [f32; V_MAX] {
+    let mut place = [0.0; V_MAX];
+    place[..vector.len()].copy_from_slice(vector);
+    place
+}
+
+/// The nearest points of vectors.
+fn nearest(table: &Table, vectors: &[f32]) -> Vec<usize> {
+    let find = |scores: &mut Scores, vector: &[f32]| {
+        table.score(&place(vector), scores);
+        scores.take().0
+    };
+    vectors.par_chunks_exact(table.v).map_init(Scores::default, find).collect()
+}
+
+/// What is left of vectors when their points are taken away.
+fn subtract(vectors: &[f32], points: &[f32], codes: &[usize], v: usize) -> Vec<f32> {
+    let pairs = vectors.chunks_exact(v).zip(codes);
+    let left = |(vector, &code): (&[f32], &usize)| {
+        let point = points[code * v..][..v].to_vec();
+        vector.iter().zip(point).map(|(a, b)| a - b).collect::<Vec<f32>>()
+    };
+    pairs.flat_map(left).collect()
+}
+
+/// The mean of the vectors of each code; a code without vectors keeps its point.
+fn means(vectors: &[f32], codes: &[usize], points: &[f32], v: usize) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; points.len()];
+    let mut counts = vec![0_u32; points.len() / v];
+    for (vector, &code) in vectors.chunks_exact(v).zip(codes) {
+        counts[code] += 1;
+        let sums = &mut sums[code * v..][..v];
+        sums.iter_mut().zip(vector).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    let mut means = points.to_vec();
+    let used = means.chunks_exact_mut(v).zip(sums.chunks_exact(v)).zip(counts);
+    for ((point, sums), count) in used.filter(|(_, count)| *count > 0) {
+        point.iter_mut().zip(sums).for_each(|(to, sum)| *to = (sum / f64::from(count)) as f32);
+    }
+    means
+}
+
+/// `count` points for vectors `(n, v)`, from different ones of them; a point that no vector is
+/// nearest to goes to one that is far from its own.
+///
+/// # Panics
+/// If there are fewer vectors than points.
+fn k_means(vectors: &[f32], v: usize, count: usize, random: &mut Random) -> Vec<f32> {
+    let total = vectors.len() / v;
+    assert!(total >= count, "at least as many vectors as points");
+    // One vector from each of `count` runs of them.
+    let first = |i: usize| {
+        let run = i * total / count..(i + 1) * total / count;
+        run.start + (random.bits() % run.len() as u64) as usize
+    };
+    let firsts: Vec<usize> = (0..count).map(first).collect();
+    let vector = |at: usize| &vectors[at * v..][..v];
+    let mut points: Vec<f32> = firsts.into_iter().flat_map(|at| vector(at).to_vec()).collect();
+    for _ in 0..ROUNDS {
+        let codes = nearest(&Table::new(&points, v), vectors);
+        points = means(vectors, &codes, &points, v);
+        repair(vectors, &codes, &mut points, v);
+    }
+    points
+}
+
+/// Moves points without vectors to the vectors that are farthest from theirs.
+fn repair(vectors: &[f32], codes: &[usize], points: &mut [f32], v: usize) {
+    let mut counts = vec![0_u32; points.len() / v];
+    codes.iter().for_each(|&code| counts[code] += 1);
+    let empty: Vec<usize> = (0..counts.len()).filter(|&code| counts[code] == 0).collect();
+    if empty.is_empty() {
+        return;
+    }
+    let distance = |at: usize| -> f32 {
+        let point = &points[codes[at] * v..][..v];
+        vectors[at * v..][..v].iter().zip(point).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    let mut far: Vec<(f32, usize)> = (0..codes.len()).map(|at| (distance(at), at)).collect();
+    far.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (code, (_, at)) in empty.into_iter().zip(far) {
+        points[code * v..][..v].copy_from_slice(&vectors[at * v..][..v]);
+    }
+}
