@@ -65,6 +65,8 @@ struct HeldOut {
 pub(super) struct Heard {
     /// Moments, if there was something to listen to.
     pub(super) statistics: Option<Statistics>,
+    /// The text that was listened to, if it is there.
+    pub(super) windows: Vec<Vec<u32>>,
     /// Text that was not listened to, if there was a text.
     held_out: HeldOut,
     /// Of the model and what was listened to, if there was something.
@@ -83,6 +85,7 @@ impl CalibrationFlags {
             Calibration::None => {
                 return Ok(Heard {
                     statistics: None,
+                    windows: Vec::new(),
                     held_out: HeldOut::default(),
                     fingerprint: None,
                 });
@@ -105,11 +108,11 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard::new(statistics, held_out, fingerprint));
+            return Ok(Heard::new(statistics, windows, held_out, fingerprint));
         }
         collect(source, &windows, &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard::new(statistics, held_out, fingerprint))
+        Ok(Heard::new(statistics, windows, held_out, fingerprint))
     }
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
@@ -147,8 +150,14 @@ impl CalibrationFlags {
 }
 
 impl Heard {
-    fn new(statistics: Statistics, held_out: HeldOut, fingerprint: String) -> Heard {
-        Heard { statistics: Some(statistics), held_out, fingerprint: Some(fingerprint) }
+    fn new(
+        statistics: Statistics,
+        windows: Vec<Vec<u32>>,
+        held_out: HeldOut,
+        fingerprint: String,
+    ) -> Heard {
+        let (statistics, fingerprint) = (Some(statistics), Some(fingerprint));
+        Heard { statistics, windows, held_out, fingerprint }
     }
 
     /// How much each weight matters, on some of the text, or on random tokens without one.
@@ -201,7 +210,7 @@ fn split(mut windows: Vec<Vec<u32>>, wanted: usize) -> (Vec<Vec<u32>>, HeldOut) 
     (heard, HeldOut { apart, together })
 }
 
-fn cpu() -> Options {
+pub(super) fn cpu() -> Options {
     Options { device: Device::Cpu, ..Options::default() }
 }
 
@@ -227,7 +236,7 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     }
     let mut hash = Sha256::new_with_prefix(model);
     hash.update(cache::sha256(path, &mut |_, _| ())?);
-    Ok(Heard::new(statistics, HeldOut::default(), short(hash)))
+    Ok(Heard::new(statistics, Vec::new(), HeldOut::default(), short(hash)))
 }
 
 /// Tokens that mean nothing, after a begin-of-text where the model has one.

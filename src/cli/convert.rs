@@ -8,6 +8,7 @@ use super::calibrate::{CalibrationFlags, Heard};
 use super::flags::size;
 use super::print;
 use super::report::{self, Allocated};
+use super::tune;
 use crate::convert::{
     self, Budget, Item, Line, Offers, Options, Recipe, Report, Statistics, import,
 };
@@ -59,6 +60,10 @@ pub(super) struct Args {
     group: Option<usize>,
     #[command(flatten)]
     calibration: CalibrationFlags,
+    /// Then change the scales and norms, which stay floats, so that the answers to the calibration
+    /// text change least: minutes more, and not a byte
+    #[arg(long)]
+    tune: bool,
     /// Give our types their own numbers; other tools then refuse the file
     #[arg(long)]
     native_types: bool,
@@ -83,6 +88,11 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     };
     warn_if_coarse(&source, &options);
     let heard = args.calibration.listen(&source, args.seed)?;
+    if args.tune && heard.windows.is_empty() {
+        return Err(Error::new("--tune: expected a text to tune on, found none")
+            .with_hint("--calibrate FILE or --calibrate self gives one")
+            .into());
+    }
     options.whole_rows = heard.statistics.is_some();
     let budget = match (args.bits, args.size) {
         (Some(bits), _) => Some(Budget::Bits(bits)),
@@ -108,7 +118,11 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
             items.into_iter().map(|item| Line { item, error: 0.0, output_error: None }).collect();
         return print::data(table(&lines));
     }
-    let report = run(&source, &args.target, &options, heard.statistics.as_ref())?;
+    let statistics = heard.statistics.as_ref();
+    let report = match args.tune {
+        true => tune::convert(&source, &args.target, &options, &heard)?,
+        false => run(&source, &args.target, &options, statistics)?,
+    };
     for (weight, damping) in &report.damped {
         print::note(format_args!(
             "{weight}: the moments of its input are not positive definite, so {damping} of their \

@@ -15,6 +15,7 @@ mod print;
 mod report;
 mod run;
 mod tokenize;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;

@@ -45,6 +45,24 @@ impl Encoded {
             plane => self.columns.plane(plane),
         }
     }
+
+    /// Puts a factor on the scales of each row, or on each value of a plain vector.
+    pub(super) fn scale(&mut self, tensor: &Tensor, factors: &[f32]) {
+        if self.norms.is_empty() {
+            let values = self.codes.as_chunks_mut::<4>().0;
+            values.iter_mut().zip(factors).for_each(|(value, factor)| {
+                *value = (f32::from_le_bytes(*value) * factor).to_le_bytes();
+            });
+            return;
+        }
+        let per_row = self.norms.len() / tensor.rows;
+        let rows = self.norms.chunks_exact_mut(per_row);
+        for (norms, factor) in rows.zip(factors) {
+            norms.as_chunks_mut::<2>().0.iter_mut().for_each(|norm| {
+                *norm = f16::from_f32(f16::from_le_bytes(*norm).to_f32() * factor).to_le_bytes();
+            });
+        }
+    }
 }
 
 /// Codes a tensor as its item says.

@@ -15,6 +15,7 @@ pub mod report;
 pub mod sensitivity;
 pub mod shape;
 pub mod statistics;
+pub mod tune;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use crate::error::{At, Result};
 use crate::file::planes::{Form, PlanesBuilder, Record, Role as Plane};
 use crate::file::{Metadata, NewTensor, Source, Writer};
 use crate::model::{Model, Role};
+use crate::run::reverse::Factors;
 use crate::transform;
 use crate::types::raw::RawType;
 use crate::types::{Basis, PRIVATE_IDS, Tensor, grid};
@@ -86,9 +88,9 @@ pub fn convert(
 ) -> Result<Report> {
     let started = Instant::now();
     let items = learn::with_points(source, plan(source, options)?)?;
+    let mut feedbacks = feedbacks(source, statistics)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
-    let mut feedbacks = feedbacks(source, statistics)?;
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let Item { cols, basis, sign_seed, .. } = item;
@@ -109,6 +111,29 @@ pub fn convert(
     writer.finish()?;
     let (source_bytes, time) = (source.file_bytes(), started.elapsed());
     Ok(Report { lines, file_bytes, source_bytes, time, damped: feedbacks.damped })
+}
+
+/// Writes a file of ours again, with factors on its scales and norms.
+///
+/// # Errors
+/// As [`plan`]; if the target is the source or cannot be written.
+pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Factors) -> Result<()> {
+    let stay = Options { keep: true, recipe: None, overrides: Vec::new(), ..options.clone() };
+    let mut items = plan(source, &stay)?;
+    items.iter_mut().for_each(|item| item.keep = true);
+    let (mut writer, jobs) = lay_out(source, target, &stay, items)?;
+    for Job { item, planes } in jobs {
+        let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+        let mut encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
+        if let Some(factors) = factors.get(&item.name) {
+            encoded.scale(&tensor, factors);
+        }
+        for plane in planes {
+            writer.write(encoded.plane(plane))?;
+        }
+        source.release(&item.name);
+    }
+    writer.finish()
 }
 
 /// Bytes of the file that a conversion would write.

@@ -30,7 +30,7 @@ const PLANE_ROLE: &str = "gridmill.plane.role";
 const PLANE_NAME: &str = "gridmill.plane.name";
 const NOTICE: &str = "gridmill.needs_runtime";
 const NOTICE_TEXT: &str = "some weights are in Gridmill's own tensor types: run this file with \
-                           gridmill, or turn it back with `gridmill export`";
+                           gridmill, or turn it back with `gridmill convert --to F16`";
 
 /// Endings that tools take for a weight of their own.
 const FORBIDDEN_ENDINGS: [&str; 3] = ["weight", "bias", "scale"];
@@ -146,18 +146,11 @@ impl Record {
             }
             _ => {}
         }
-        let fits = match *basis {
-            Basis::Original => true,
-            Basis::Hadamard { block } => {
-                block.is_power_of_two() && cols.is_multiple_of(block.into())
-            }
-            Basis::Kronecker { order, block } => {
-                block.is_power_of_two() && u64::from(order) * u64::from(block) == *cols
-            }
-        };
-        if !fits {
-            bail!("transform `{}` does not fit {cols} columns", transform_text(*basis));
+        if *basis != Basis::Original && kind.kernel() == Kernel::Float {
+            bail!("a transform, expected none for type {}", kind.name());
         }
+        crate::transform::check(*basis, *cols as usize)
+            .at(format_args!("transform `{}`", transform_text(*basis)))?;
         self.layout(Role::Codes, Form::Planes).map(|_| ())
     }
 }

@@ -4,15 +4,16 @@
 use rayon::prelude::*;
 
 use super::random::Random;
-use crate::simd::{Level, Simd, WithSimd};
+use crate::simd::Level;
+use crate::simd::products::{LANES, score};
 use crate::types::{Entries, Shape};
 
 /// The longest vector.
 pub const V_MAX: usize = 16;
 /// First points for which the nearest second point is looked for.
 const BEAM: usize = 8;
-/// Points whose scores are compared at once; the longest vector of floats.
-const CHUNK: usize = 16;
+/// Points whose scores are compared at once.
+const CHUNK: usize = LANES;
 /// Rounds of k-means for a table.
 const ROUNDS: usize = 15;
 /// Rounds in which both tables follow from codes that were found together.
@@ -52,7 +53,9 @@ impl Table {
     fn score(&self, place: &[f32; V_MAX], scores: &mut Scores) {
         scores.all.resize(self.halves.len(), 0.0);
         scores.largest.resize(self.halves.len() / CHUNK, 0.0);
-        Level::best().dispatch(Score { table: self, place, scores });
+        let (columns, halves) = (&self.columns, &self.halves);
+        let place = &place[..self.v];
+        score(Level::best(), columns, halves, place, &mut scores.all, &mut scores.largest);
     }
 }
 
@@ -78,40 +81,6 @@ impl Scores {
         scores[at] = f32::NEG_INFINITY;
         self.largest[chunk] = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         (chunk * CHUNK + at, best)
-    }
-}
-
-struct Score<'a> {
-    table: &'a Table,
-    place: &'a [f32; V_MAX],
-    scores: &'a mut Scores,
-}
-
-impl WithSimd for Score<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with<S: Simd>(self, s: S) {
-        let Score { table, place, scores } = self;
-        let padded = table.halves.len();
-        assert!(table.columns.len() == table.v * padded && scores.all.len() == padded);
-        for (chunk, largest) in scores.largest.iter_mut().enumerate() {
-            *largest = f32::NEG_INFINITY;
-            for part in 0..CHUNK / S::LANES {
-                let at = chunk * CHUNK + part * S::LANES;
-                // SAFETY: `at` and a vector are within `padded`, which is whole chunks.
-                unsafe {
-                    let mut sum = s.sub(s.splat(0.0), s.load(table.halves.as_ptr().add(at)));
-                    for (t, &value) in place.iter().enumerate().take(table.v) {
-                        let column = s.load(table.columns.as_ptr().add(t * padded + at));
-                        // Two roundings, so that every machine finds the same point.
-                        sum = s.add(sum, s.mul(column, s.splat(value)));
-                    }
-                    s.store(scores.all.as_mut_ptr().add(at), sum);
-                    *largest = largest.max(s.largest(sum));
-                }
-            }
-        }
     }
 }
 

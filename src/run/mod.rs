@@ -5,6 +5,7 @@ pub mod generate;
 pub mod logits_file;
 pub mod own_text;
 pub mod probe;
+pub mod reverse;
 pub mod score;
 pub mod session;
 pub mod tokenizer;

@@ -165,3 +165,55 @@ unsafe fn tile<S: Simd, const N: usize>(
         }
     }
 }
+
+/// `scores[j] = -halves[j] + sum over t of columns[t][j] * place[t]`, and the largest of every
+/// [`LANES`] of them; products and sums are rounded apart, so every instruction set gives the same.
+///
+/// # Panics
+/// If the columns are not whole runs of [`LANES`], or a length does not fit.
+pub fn score(
+    level: Level,
+    columns: &[f32],
+    halves: &[f32],
+    place: &[f32],
+    scores: &mut [f32],
+    largest: &mut [f32],
+) {
+    let count = halves.len();
+    assert!(count.is_multiple_of(LANES) && columns.len() == count * place.len(), "whole columns");
+    assert!(scores.len() == count && largest.len() * LANES == count, "a score per point");
+    level.dispatch(Score { columns, halves, place, scores, largest });
+}
+
+struct Score<'a> {
+    columns: &'a [f32],
+    halves: &'a [f32],
+    place: &'a [f32],
+    scores: &'a mut [f32],
+    largest: &'a mut [f32],
+}
+
+impl WithSimd for Score<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, s: S) {
+        let Score { columns, halves, place, scores, largest } = self;
+        for (run, largest) in largest.iter_mut().enumerate() {
+            *largest = f32::NEG_INFINITY;
+            for part in 0..LANES / S::LANES {
+                let at = run * LANES + part * S::LANES;
+                // SAFETY: `at` and a vector are within every column, which is whole runs.
+                unsafe {
+                    let mut sum = s.sub(s.splat(0.0), s.load(halves.as_ptr().add(at)));
+                    for (t, &value) in place.iter().enumerate() {
+                        let column = s.load(columns.as_ptr().add(t * halves.len() + at));
+                        sum = s.add(sum, s.mul(column, s.splat(value)));
+                    }
+                    s.store(scores.as_mut_ptr().add(at), sum);
+                    *largest = largest.max(s.largest(sum));
+                }
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
-use super::{Role, TensorType};
+use super::{Kernel, Role, TensorType};
 
 /// Bytes that keep their owner alive: a piece of a memory map, or of a buffer; or bytes that are
 /// made when they are first read.
@@ -228,9 +228,14 @@ impl Tensor {
         }
     }
 
-    /// Bytes in the file, tables and signs (which tensors share) left out.
+    /// Bytes in the file, but for the tables and signs that tensors share.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + self.norms.len()
+        let own = |role: &Role| match role {
+            Role::Table => self.kind.kernel() == Kernel::Float,
+            Role::Signs => false,
+            _ => true,
+        };
+        Role::ALL.into_iter().filter(own).map(|role| self.plane(role).len()).sum()
     }
 
     /// Values.

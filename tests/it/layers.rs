@@ -15,7 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transform", &["types"]),
     ("plan", &["types"]),
     ("backend", &["plan", "types", "transform", "simd"]),
-    ("file", &["types"]),
+    ("file", &["types", "transform"]),
     ("text", &[]),
     ("model", &["plan", "types", "file"]),
     ("run", &["simd", "types", "transform", "plan", "backend", "file", "text", "model"]),

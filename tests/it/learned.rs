@@ -1,0 +1,181 @@
+//! Learned points and the rounding of blocks of rows: against brute force, and what they refuse.
+
+use std::process::Command;
+
+use gridmill::quant::blocks::BlockRounding;
+use gridmill::quant::points::{Points, Room, V_MAX};
+use gridmill::quant::random::Random;
+use gridmill::quant::{Feedback, Moments};
+use gridmill::types::Shape;
+use half::f16;
+
+use crate::cli::{fails, succeeds, text};
+use crate::models::model_path;
+use crate::scratch::Scratch;
+
+fn normal(random: &mut Random, len: usize) -> Vec<f32> {
+    (0..len.div_ceil(2)).flat_map(|_| random.normal()).take(len).map(|x| x as f32).collect()
+}
+
+fn place(vector: &[f32], unit: f32) -> [f32; V_MAX] {
+    std::array::from_fn(|t| vector.get(t).map_or(0.0, |value| value * unit))
+}
+
+fn distance(a: &[f32; V_MAX], b: &[f32; V_MAX]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+/// Mean squared error of vectors of unit variance, per value.
+fn error(points: &Points, vectors: &[f32]) -> f64 {
+    let mut room = Room::default();
+    let v = points.shape.v;
+    let of = |vector: &[f32]| {
+        let place = place(vector, points.unit);
+        distance(&place, &points.search(&place, &mut room).1)
+    };
+    let sum: f64 = vectors.chunks_exact(v).map(of).sum();
+    sum / f64::from(points.unit).powi(2) / vectors.len() as f64
+}
+
+#[test]
+fn search_finds_the_nearest_point() {
+    let mut random = Random(3);
+    for (v, bits) in [(2, 3), (4, 6), (5, 7), (16, 5)] {
+        let vectors = normal(&mut random, v * 2000);
+        let points = Points::learn(Shape::int8(v, bits, 0), &vectors, 1);
+        let table = points.table();
+        assert_eq!(table.len(), v << bits);
+        let mut room = Room::default();
+        for vector in vectors.chunks_exact(v).take(200) {
+            let place = place(vector, points.unit);
+            let (code, point) = points.search(&place, &mut room);
+            let all = table.chunks_exact(v).map(|point| {
+                distance(&place, &std::array::from_fn(|t| point.get(t).map_or(0.0, |&x| x.into())))
+            });
+            let nearest = all.fold(f64::INFINITY, f64::min);
+            assert!(distance(&place, &point) < nearest * 1.000_01 + 1e-3);
+            let own: Vec<f32> = table[code as usize * v..][..v].iter().map(|&x| x.into()).collect();
+            assert_eq!(point[..v], own[..]);
+        }
+    }
+}
+
+#[test]
+fn learning_pays() {
+    let mut random = Random(5);
+    let (seen, unseen) = (normal(&mut random, 4 * 30_000), normal(&mut random, 4 * 5_000));
+    // Two scalar bits of a normal number leave 0.1175; vectors of four do better with as many.
+    let flat = error(&Points::learn(Shape::int8(4, 8, 0), &seen, 1), &unseen);
+    assert!((0.09..0.11).contains(&flat), "{flat}");
+    // A second point for what the first leaves, found together, is near a table of as many bits.
+    let single = error(&Points::learn(Shape::int8(4, 9, 0), &seen, 1), &unseen);
+    let double = error(&Points::learn(Shape::int8(4, 6, 3), &seen, 1), &unseen);
+    assert!(double < flat && single < double * 1.02, "{single} {double} {flat}");
+    assert!(double < 1.15 * single, "{single} {double}");
+}
+
+#[test]
+fn learning_does_not_depend_on_threads() {
+    let vectors = normal(&mut Random(7), 3 * 4000);
+    let learn = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let points = pool.install(|| Points::learn(Shape::int8(3, 6, 4), &vectors, 9));
+        (points.table().to_vec(), points.unit)
+    };
+    assert_eq!(learn(1), learn(3));
+}
+
+/// Rows of weights, moments of inputs that go together, and points for them.
+fn task(width: usize, rows: usize) -> (Vec<f32>, Feedback, Points) {
+    let mut random = Random(11);
+    let mut moments = Moments::new(width);
+    let common = normal(&mut random, width);
+    for _ in 0..400 {
+        let (own, share) = (normal(&mut random, width), random.normal()[0] as f32);
+        let row: Vec<f32> =
+            own.iter().zip(&common).map(|(own, common)| own + 2.0 * share * common).collect();
+        moments.add(&row);
+    }
+    let weights = normal(&mut random, rows * width);
+    let points = Points::learn(Shape::int8(4, 8, 0), &normal(&mut random, 4 * 20_000), 1);
+    (weights, Feedback::new(width, moments.whole(), 400, 0.01), points)
+}
+
+/// The cost of rounding rows, and their norms.
+fn round(feedback: &Feedback, points: &Points, descents: usize, rows: &[f32]) -> (f64, Vec<f16>) {
+    let width = feedback.width;
+    let (count, v) = (rows.len() / width, points.shape.v);
+    let mut codes = vec![0; count.div_ceil(v) * width];
+    let mut norms = vec![f16::ZERO; count];
+    let rounding = BlockRounding { feedback, points, descents };
+    rounding.round(rows, &mut codes, &mut norms);
+    let value = |row: usize, col: usize| {
+        let code = codes[row / v * width + col] as usize;
+        norms[row].to_f32() * f32::from(points.table()[code * v + row % v])
+    };
+    let errors: Vec<f32> =
+        rows.iter().enumerate().map(|(at, w)| w - value(at / width, at % width)).collect();
+    (feedback.cost(&errors), norms)
+}
+
+#[test]
+fn blocks_of_rows_are_rounded_by_what_errors_cost() {
+    let (weights, feedback, points) = task(96, 10);
+    let even = Feedback::even(96);
+    let blind = {
+        // Rounded as if all inputs were alike, and counted as they are.
+        let mut codes = vec![0; 3 * 96];
+        let mut norms = vec![f16::ZERO; 10];
+        let rounding = BlockRounding { feedback: &even, points: &points, descents: 0 };
+        rounding.round(&weights, &mut codes, &mut norms);
+        let value = |row: usize, col: usize| {
+            let code = codes[row / 4 * 96 + col] as usize;
+            norms[row].to_f32() * f32::from(points.table()[code * 4 + row % 4])
+        };
+        let errors: Vec<f32> =
+            weights.iter().enumerate().map(|(at, w)| w - value(at / 96, at % 96)).collect();
+        feedback.cost(&errors)
+    };
+    let costs: Vec<f64> =
+        (0..4).map(|descents| round(&feedback, &points, descents, &weights).0).collect();
+    assert!(costs[0] < 0.8 * blind, "{costs:?} {blind}");
+    assert!(costs.windows(2).all(|pair| pair[1] <= pair[0] * 1.000_1), "{costs:?}");
+    assert!(costs[2] < 0.97 * costs[0], "{costs:?}");
+}
+
+#[test]
+fn rows_of_zeros_stay_zeros() {
+    let (mut weights, feedback, points) = task(96, 6);
+    weights[96..2 * 96].fill(0.0);
+    let (_, norms) = round(&feedback, &points, 2, &weights);
+    assert_eq!(norms[1], f16::ZERO);
+    assert!(norms.iter().enumerate().all(|(row, norm)| row == 1 || norm.to_f32() > 0.0));
+    let nothing = vec![0.0; 96 * 4];
+    assert_eq!(round(&feedback, &points, 2, &nothing), (0.0, vec![f16::ZERO; 4]));
+}
+
+#[test]
+fn conversion_is_the_same_on_any_number_of_threads() {
+    let folder = Scratch::new();
+    let source = model_path("llama.gguf");
+    let convert = |threads: &str| {
+        let path = folder.join(threads);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gridmill"));
+        command.env("RAYON_NUM_THREADS", threads);
+        command.args(["convert", text(&source), text(&path), "--to", "VPTQ_V4_K256_R16"]);
+        assert!(command.output().unwrap().status.success());
+        std::fs::read(path).unwrap()
+    };
+    assert!(convert("1") == convert("2"));
+}
+
+#[test]
+fn too_few_vectors_are_refused() {
+    let folder = Scratch::new();
+    let (source, target) = (model_path("llama.gguf"), folder.join("out.gguf"));
+    let message = "VPTQ_V8_K65536: expected at least 65536 vectors to learn from, found ";
+    let args = ["convert", text(&source), text(&target), "--to", "VPTQ_V8_K65536"];
+    fails(&args, 1, message);
+    assert!(!target.exists());
+    succeeds(&["convert", text(&source), text(&target), "--to", "VPTQ_V8_K256"]);
+}
