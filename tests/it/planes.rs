@@ -221,28 +221,24 @@ fn registries_that_contradict_themselves() {
     );
     let hadamard = "expected a Hadamard block that is a power of two, found 48";
     let kronecker = "expected a transform of 192 values, found one of 12 * 32";
-    let paley = "expected a Hadamard order of Paley's up to 256, found 16";
+    let paley = "expected a Hadamard order of Paley's up to 256, found 6";
     strings(
         "gridmill.tensor.transform",
         0,
-        "kronecker:16x12",
-        &format!("{up}: transform `kronecker:16x12`: {paley}"),
+        "kronecker:6x32",
+        &format!("{up}: transform `kronecker:6x32`: {paley}"),
     );
     strings(
         "gridmill.tensor.transform",
         0,
         "hadamard:48",
-        &format!(
-            "{up}: transform `hadamard:48`: expected a Hadamard block that is a power of two, found 48"
-        ),
+        &format!("{up}: transform `hadamard:48`: {hadamard}"),
     );
     strings(
         "gridmill.tensor.transform",
         0,
         "kronecker:12x32",
-        &format!(
-            "{up}: transform `kronecker:12x32`: expected a transform of 192 values, found one of 12 * 32"
-        ),
+        &format!("{up}: transform `kronecker:12x32`: {kronecker}"),
     );
     strings(
         "gridmill.tensor.transform",

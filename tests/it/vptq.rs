@@ -366,7 +366,7 @@ fn checkpoints_are_the_plain_folders_they_stand_for() {
 /// Tensors of a module whose codes are random, unpacked, with a residual in every other one.
 fn random_module(at: usize, rows: usize, cols: usize) -> (Value, Vec<Stored>) {
     let mut random = Random(at as u64);
-    let (v, points, residual) = (8, 64, if at % 2 == 0 { 16 } else { -1 });
+    let (v, points, residual) = (8, 64, if at.is_multiple_of(2) { 16 } else { -1 });
     let blocks = rows.div_ceil(v);
     let mut numbers = |count: usize, scale: f64| -> Vec<u8> {
         let normal = (0..count).map(|_| bf16::from_f64(scale * random.normal()[0]));
