@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use super::calibrate::{CalibrationFlags, Heard};
+use super::fine_tune;
 use super::flags::size;
 use super::print;
 use super::report::{self, Allocated};
-use super::tune;
 use crate::convert::{
     self, Budget, Item, Line, Offers, Options, Recipe, Report, Statistics, import,
 };
@@ -63,7 +63,7 @@ pub(super) struct Args {
     /// Then change the scales and norms, which stay floats, so that the answers to the calibration
     /// text change least: minutes more, and not a byte
     #[arg(long)]
-    tune: bool,
+    fine_tune: bool,
     /// Give our types their own numbers; other tools then refuse the file
     #[arg(long)]
     native_types: bool,
@@ -88,8 +88,8 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     };
     warn_if_coarse(&source, &options);
     let heard = args.calibration.listen(&source, args.seed)?;
-    if args.tune && heard.windows.is_empty() {
-        return Err(Error::new("--tune: expected a text to tune on, found none")
+    if args.fine_tune && heard.windows.is_empty() {
+        return Err(Error::new("--fine-tune: expected a text to tune on, found none")
             .with_hint("--calibrate FILE or --calibrate self gives one")
             .into());
     }
@@ -119,8 +119,8 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         return print::data(table(&lines));
     }
     let statistics = heard.statistics.as_ref();
-    let report = match args.tune {
-        true => tune::convert(&source, &args.target, &options, &heard)?,
+    let report = match args.fine_tune {
+        true => fine_tune::convert(&source, &args.target, &options, &heard)?,
         false => run(&source, &args.target, &options, statistics)?,
     };
     for (weight, damping) in &report.damped {

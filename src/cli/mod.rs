@@ -8,6 +8,7 @@ mod chat;
 mod convert;
 mod demo;
 mod devices;
+mod fine_tune;
 mod flags;
 mod inspect;
 mod perplexity;
@@ -15,7 +16,6 @@ mod print;
 mod report;
 mod run;
 mod tokenize;
-mod tune;
 mod verify;
 
 use std::process::ExitCode;

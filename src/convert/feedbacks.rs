@@ -34,6 +34,11 @@ impl<'a> Feedbacks<'a> {
         Feedbacks { statistics, tied, known: VecDeque::new(), damped: Vec::new() }
     }
 
+    /// Whether there are statistics at all.
+    pub fn is_calibrated(&self) -> bool {
+        self.statistics.is_some()
+    }
+
     /// Whether there are statistics of a weight's input.
     pub fn has(&self, weight: &str) -> bool {
         self.statistics.is_some_and(|statistics| statistics.use_of(weight).is_some())

@@ -11,7 +11,7 @@ use crate::file::Source;
 use crate::quant::points::Points;
 use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, learned};
+use crate::types::{Basis, Shape, learned};
 
 /// Vectors that are learned from for each point, where the matrices have as many.
 const PER_POINT: usize = 50;
@@ -45,7 +45,12 @@ pub(super) fn with_points(source: &Source, mut items: Vec<Item>) -> Result<Vec<I
     }
     for places in by_kind.into_values() {
         let group: Vec<&Item> = places.iter().map(|&at| &items[at]).collect();
-        let points = Arc::new(of_items(source, &group)?);
+        let Some(points) = of_items(source, &group)?.map(Arc::new) else {
+            let (kind, shape) = (group[0].kind, learned(group[0].kind).expect("as above"));
+            let (points, found) = (points(shape), vectors(&group));
+            let name = kind.name();
+            bail!("{name}: expected at least {points} vectors to learn from, found {found}");
+        };
         for at in places {
             items[at].points = Some(points.clone());
         }
@@ -53,28 +58,32 @@ pub(super) fn with_points(source: &Source, mut items: Vec<Item>) -> Result<Vec<I
     Ok(items)
 }
 
-/// Points for matrices of one type.
+/// Points for matrices of one type; none if they have fewer vectors than points.
 ///
 /// # Errors
-/// As [`with_points`].
-pub(super) fn of_items(source: &Source, items: &[&Item]) -> Result<Points> {
-    let first = items[0];
+/// If a weight is not finite.
+pub(super) fn of_items(source: &Source, items: &[&Item]) -> Result<Option<Points>> {
+    let Some(&first) = items.first() else { return Ok(None) };
     let shape = learned(first.kind).expect("a type of learned points");
-    let wanted = (PER_POINT << shape.bits.max(shape.residual_bits)).min(VECTORS_MAX);
-    let all: usize = items.iter().map(|item| item.rows / shape.v * item.cols).sum();
-    let step = (all / wanted).max(1);
+    let wanted = (PER_POINT * points(shape)).min(VECTORS_MAX);
+    let step = (vectors(items) / wanted).max(1);
     let mut vectors = Vec::new();
     for item in items {
         sample(source, item, shape.v, step, &mut vectors).at(source.path().display())?;
     }
-    let (count, points) = (vectors.len() / shape.v, 1 << shape.bits.max(shape.residual_bits));
-    if count < points {
-        bail!(
-            "{}: expected at least {points} vectors to learn from, found {count}",
-            first.kind.name()
-        );
-    }
-    Ok(Points::learn(shape, &vectors, first.sign_seed))
+    let is_enough = vectors.len() / shape.v >= points(shape);
+    Ok(is_enough.then(|| Points::learn(shape, &vectors, first.sign_seed)))
+}
+
+/// Points of the larger table of a type.
+fn points(shape: Shape) -> usize {
+    1 << shape.bits.max(shape.residual_bits)
+}
+
+/// Whole vectors of matrices.
+fn vectors(items: &[&Item]) -> usize {
+    let v = items.first().map_or(1, |item| item.kind.row_block());
+    items.iter().map(|item| item.rows / v * item.cols).sum()
 }
 
 /// Adds every `step`th vector of a matrix, rotated, with rows of unit variance.

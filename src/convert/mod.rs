@@ -6,6 +6,7 @@
 mod calibrate;
 mod encode;
 mod feedbacks;
+pub mod fine_tune;
 pub mod import;
 mod learn;
 mod offers;
@@ -15,7 +16,6 @@ pub mod report;
 pub mod sensitivity;
 pub mod shape;
 pub mod statistics;
-pub mod tune;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -4,15 +4,19 @@
 //! on some rows, with the rounding that the conversion would use, in the unit of the noise that the
 //! coefficient was measured with.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::encode::{Errors, trial};
 use super::recipe::fit;
-use super::{Feedbacks, Item, Options, Recipe, Sensitivity, file_bytes, plan};
+use super::{Feedbacks, Item, Options, Recipe, Sensitivity, file_bytes, learn, plan};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::Source;
 use crate::quant::allocate::{Curve, Offer};
+use crate::quant::points::Points;
+use crate::quant::presets;
 use crate::quant::second_order::LANES;
 use crate::run::walk::original;
 use crate::types::{PRIVATE_IDS, TYPES, TensorType};
@@ -67,13 +71,18 @@ impl Offers {
             return Err(Error::new("there is no matrix to choose a type for")
                 .with_hint("weights in our own types stay as they are; --to codes them again"));
         }
+        let learned = match feedbacks.is_calibrated() {
+            true => learned(source, options, &items)?,
+            false => Vec::new(),
+        };
         let (mut kinds, mut offers) = (Vec::new(), Vec::new());
         for item in &items {
             let Some(alpha) = sensitivity.alpha(&item.name) else {
                 bail!("tensor `{}`: its sensitivity was not measured", item.name);
             };
-            let (kind, offer) = of_tensor(source, options, feedbacks, item, alpha.value)
-                .at(source.path().display())?;
+            let (kind, offer) =
+                of_tensor(source, options, feedbacks, &learned, (item, alpha.value))
+                    .at(source.path().display())?;
             kinds.push(kind);
             offers.push(offer);
             progress(1);
@@ -149,6 +158,30 @@ impl Offers {
     }
 }
 
+/// Points for all layers of a model together. What is learned in the end, for the matrices that get
+/// the type, is nearly the same: rotated rows look alike.
+fn learned(
+    source: &Source,
+    options: &Options,
+    items: &[Item],
+) -> Result<Vec<(&'static dyn TensorType, Arc<Points>)>> {
+    let mut all = Vec::new();
+    for kind in presets::learned() {
+        let mut group = Vec::new();
+        for item in items.iter().filter(|item| item.role.is_layer_matrix()) {
+            let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+            let Ok(choice) = fit(kind, &tensor, options) else { continue };
+            let (basis, sign_seed) = (choice.basis, options.seed);
+            group.push(Item { kind, basis, group: choice.group, sign_seed, ..item.clone() });
+        }
+        // A small model has too few vectors for the larger tables.
+        if let Some(points) = learn::of_items(source, &group.iter().collect::<Vec<_>>())? {
+            all.push((kind, Arc::new(points)));
+        }
+    }
+    Ok(all)
+}
+
 /// Whether a type is to be chosen: for matrices that are coded at all, and that no flag names.
 fn is_open(item: &Item, options: &Options) -> bool {
     let is_vocabulary = item.role.is_vocabulary_matrix();
@@ -163,8 +196,8 @@ fn of_tensor(
     source: &Source,
     options: &Options,
     feedbacks: &mut Feedbacks,
-    item: &Item,
-    alpha: f64,
+    learned: &[(&'static dyn TensorType, Arc<Points>)],
+    (item, alpha): (&Item, f64),
 ) -> Result<(Vec<&'static dyn TensorType>, Vec<Offer>)> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
     let rows = LANES.min(item.rows);
@@ -182,10 +215,12 @@ fn of_tensor(
         .map_or(1.0, |feedback| feedback.mean_weight());
     let is_vocabulary = item.role.is_vocabulary_matrix();
     let (mut kinds, mut offers) = (Vec::new(), Vec::new());
-    for &kind in TYPES.iter().filter(|kind| kind.can_encode()) {
-        let is_grid = kind.id() >= PRIVATE_IDS;
+    let grids = TYPES.iter().filter(|kind| kind.can_encode()).map(|&kind| (kind, None));
+    let learned = learned.iter().map(|(kind, points)| (*kind, Some(points.clone())));
+    for (kind, points) in grids.chain(learned) {
+        let is_stock = kind.id() < PRIVATE_IDS;
         let Ok(choice) = fit(kind, &tensor, options) else { continue };
-        if !is_grid && !is_vocabulary {
+        if is_stock && !is_vocabulary || points.is_some() && is_vocabulary {
             continue;
         }
         let item = Item {
@@ -193,6 +228,7 @@ fn of_tensor(
             basis: choice.basis,
             group: choice.group,
             sign_seed: options.seed,
+            points,
             ..item.clone()
         };
         let feedback = feedbacks.get(&item.name, item.cols, item.basis, item.sign_seed)?;

@@ -25,7 +25,6 @@ const REACH: f32 = 120.0;
 #[derive(Clone)]
 struct Table {
     v: usize,
-    count: usize,
     /// `(v, padded count)`.
     columns: Vec<f32>,
     /// Half of each point's square; infinite past the last.
@@ -41,7 +40,7 @@ impl Table {
             point.iter().enumerate().for_each(|(t, &value)| columns[t * padded + at] = value);
             halves[at] = point.iter().map(|value| value * value).sum::<f32>() / 2.0;
         }
-        Table { v, count, columns, halves }
+        Table { v, columns, halves }
     }
 
     fn point(&self, code: usize) -> [f32; V_MAX] {
@@ -67,20 +66,52 @@ struct Scores {
 }
 
 impl Scores {
-    /// Takes the best point out; the lowest of equal ones.
-    fn take(&mut self) -> (usize, f32) {
-        let mut chunk = 0;
+    /// The best point; the lowest of equal ones.
+    fn best(&self) -> (usize, f32) {
+        let (mut chunk, mut best) = (0, f32::NEG_INFINITY);
         for (at, &score) in self.largest.iter().enumerate() {
-            if score > self.largest[chunk] {
-                chunk = at;
+            if score > best {
+                (chunk, best) = (at, score);
             }
         }
-        let scores = &mut self.all[chunk * CHUNK..][..CHUNK];
-        let best = self.largest[chunk];
+        let scores = &self.all[chunk * CHUNK..][..CHUNK];
         let at = scores.iter().position(|&score| score == best).unwrap_or_default();
-        scores[at] = f32::NEG_INFINITY;
-        self.largest[chunk] = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         (chunk * CHUNK + at, best)
+    }
+
+    /// The best points, best first. They are in the chunks whose largest scores are best.
+    fn top(&self) -> Top {
+        let mut chunks = Top::default();
+        self.largest.iter().enumerate().for_each(|(at, &score)| chunks.add(at, score));
+        let mut points = Top::default();
+        for &(chunk, _) in &chunks.best[..chunks.count] {
+            for (at, &score) in self.all[chunk * CHUNK..][..CHUNK].iter().enumerate() {
+                points.add(chunk * CHUNK + at, score);
+            }
+        }
+        points
+    }
+}
+
+/// The [`BEAM`] best of what was added, best first.
+#[derive(Default)]
+struct Top {
+    best: [(usize, f32); BEAM],
+    count: usize,
+}
+
+impl Top {
+    fn add(&mut self, at: usize, score: f32) {
+        if self.count == BEAM && score <= self.best[BEAM - 1].1 || score == f32::NEG_INFINITY {
+            return;
+        }
+        let mut place = self.count.min(BEAM - 1);
+        while place > 0 && self.best[place - 1].1 < score {
+            self.best[place] = self.best[place - 1];
+            place -= 1;
+        }
+        self.best[place] = (at, score);
+        self.count = BEAM.min(self.count + 1);
     }
 }
 
@@ -166,14 +197,14 @@ impl Points {
 
     fn pair(&self, place: &[f32; V_MAX], room: &mut Room) -> (usize, usize) {
         self.main.score(place, &mut room.main);
-        let Some(residual) = &self.residual else { return (room.main.take().0, 0) };
+        let Some(residual) = &self.residual else { return (room.main.best().0, 0) };
         let mut best = (f32::NEG_INFINITY, 0, 0);
-        for _ in 0..BEAM.min(self.main.count) {
-            let (first, score) = room.main.take();
+        let top = room.main.top();
+        for &(first, score) in &top.best[..top.count] {
             let point = self.main.point(first);
             let left = std::array::from_fn(|t| place[t] - point[t]);
             residual.score(&left, &mut room.residual);
-            let (second, more) = room.residual.take();
+            let (second, more) = room.residual.best();
             if score + more > best.0 {
                 best = (score + more, first, second);
             }
@@ -199,7 +230,7 @@ fn place(vector: &[f32]) -> [f32; V_MAX] {
 fn nearest(table: &Table, vectors: &[f32]) -> Vec<usize> {
     let find = |scores: &mut Scores, vector: &[f32]| {
         table.score(&place(vector), scores);
-        scores.take().0
+        scores.best().0
     };
     vectors.par_chunks_exact(table.v).map_init(Scores::default, find).collect()
 }

@@ -5,12 +5,23 @@ use crate::error::Result;
 use crate::types::{self, TYPES, TensorType};
 
 /// Each preset and the type it stands for.
-pub const PRESETS: [(&str, &str); 4] = [
+pub const PRESETS: [(&str, &str); 9] = [
     ("higgs2", "HIGGS_P4_N256"),
     ("higgs3", "HIGGS_P2_N64"),
     ("higgs4", "HIGGS_P2_N256"),
     ("higgs8", "HIGGS_P1_N256"),
+    ("vptq2", "VPTQ_V6_K4096"),
+    ("vptq2.25", "VPTQ_V8_K4096_R64"),
+    ("vptq2.5", "VPTQ_V8_K4096_R256"),
+    ("vptq3", "VPTQ_V8_K4096_R4096"),
+    ("vptq4", "VPTQ_V3_K4096"),
 ];
+
+/// The presets of learned points.
+pub fn learned() -> impl Iterator<Item = &'static dyn TensorType> {
+    let kinds = PRESETS.iter().filter_map(|(_, full)| types::by_name(full));
+    kinds.filter(|&kind| types::learned(kind).is_some())
+}
 
 /// The type that a preset or a full name stands for, in any case, if it can be written.
 ///

@@ -1,4 +1,4 @@
-//! Tuning: the floats that a quantised file keeps, scales of rows and norms, are changed so that
+//! Fine-tuning: the floats that a quantised file keeps, scales of rows and norms, are changed so that
 //! its answers come nearer to those of the model it was made from.
 //!
 //! The gradient is that of the KL divergence on a text, the steps are Adam's (arXiv 1412.6980).
@@ -56,7 +56,7 @@ impl Tuned {
 ///
 /// # Errors
 /// If a model cannot be run, or the windows do not have one length.
-pub fn tune(
+pub fn fine_tune(
     models: (&Model, &Model),
     options: &Options,
     windows: &[Vec<u32>],

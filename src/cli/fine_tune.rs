@@ -1,10 +1,10 @@
-//! `gridmill convert --tune`.
+//! `gridmill convert --fine-tune`.
 
 use std::path::Path;
 
 use super::calibrate::{Heard, cpu};
 use super::print;
-use crate::convert::tune::{Tuning, tune};
+use crate::convert::fine_tune::{Tuning, fine_tune};
 use crate::convert::{self, Options, Report};
 use crate::error::{At, Result};
 use crate::file::Source;
@@ -35,7 +35,7 @@ pub(super) fn convert(
             progress.say(format!("{loss:.3} nats"));
         }
     };
-    let tuned = tune(models, &cpu(), &heard.windows, Tuning::default(), &mut take)?;
+    let tuned = fine_tune(models, &cpu(), &heard.windows, Tuning::default(), &mut take)?;
     drop(progress);
     convert::retune(&coded, target, options, &tuned.factors)?;
     if let Some((before, after)) = tuned.change() {
