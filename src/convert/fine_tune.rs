@@ -1,5 +1,5 @@
-//! Fine-tuning: the floats that a quantised file keeps, scales of rows and norms, are changed so that
-//! its answers come nearer to those of the model it was made from.
+//! Fine-tuning: the floats that a quantised file keeps, scales of rows and norms, are changed so
+//! that its answers come nearer to those of the model it was made from.
 //!
 //! The gradient is that of the KL divergence on a text, the steps are Adam's (arXiv 1412.6980).
 //! Published methods tune the same last (VPTQ, arXiv 2409.17066, section 3.4; AQLM, 2401.06118).

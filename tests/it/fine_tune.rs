@@ -1,13 +1,15 @@
-//! Tuning: the gradient against differences of the loss, and what it is good for.
+//! Fine-tuning: the gradient against differences of the loss, and what it is good for.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use gridmill::file::Source;
 use gridmill::model::Model;
 use gridmill::run::reverse::{Factors, Student, Taught};
 use gridmill::run::{Device, Options};
 
-use crate::cli::{succeeds, text};
+use crate::cli::{fails, succeeds, text};
 use crate::models::{model_path, open};
 use crate::scratch::Scratch;
 
@@ -68,4 +70,64 @@ fn the_gradient_is_that_of_the_loss() {
             );
         }
     }
+}
+
+/// The KL divergence of a file from the model it was made from, on a text.
+fn divergence(folder: &Scratch, model: &Path, coded: &Path, words: &Path) -> f64 {
+    let base = folder.join("base");
+    let score = |file: &Path, flags: [&str; 2]| -> serde_json::Value {
+        let args = ["perplexity", text(file), text(words), "--chunks", "6", "--json"];
+        serde_json::from_str(&succeeds(&[&args[..], &flags].concat())).unwrap()
+    };
+    score(model, ["--save-logits", text(&base)]);
+    score(coded, ["--against", text(&base)])["kl_mean"].as_f64().unwrap()
+}
+
+#[test]
+fn scales_and_norms_are_tuned_and_nothing_else() {
+    let folder = Scratch::new();
+    let model = folder.join("model.gguf");
+    fs::copy(model_path("llama.gguf"), &model).unwrap();
+    let words: String = (0..4000).map(|i| format!("{} of it, ", i * 7919 % 613)).collect();
+    let words = folder.file("text.txt", words.as_bytes());
+    let convert = |name: &str, threads: &str, flags: &[&str]| {
+        let path = folder.join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gridmill"));
+        command.env("RAYON_NUM_THREADS", threads);
+        command.args(["convert", text(&model), text(&path), "--to", "higgs2"]);
+        command.args(["--calibrate", text(&words), "--calibration-windows", "12"]).args(flags);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        path
+    };
+    let plain = convert("plain.gguf", "2", &[]);
+    let tuned = convert("tuned.gguf", "2", &["--fine-tune"]);
+    let (first, second) = (open(&plain), open(&tuned));
+    let pairs = first.raw_tensors().zip(second.raw_tensors());
+    let changed: Vec<String> = pairs
+        .filter(|(a, b)| *first.raw_bytes(a) != *second.raw_bytes(b))
+        .map(|(a, _)| a.info.name.to_string())
+        .collect();
+    assert!(changed.iter().all(|name| name.ends_with(".norms") || name.ends_with("norm.weight")));
+    assert!(
+        changed.len() > 10 && !changed.contains(&"token_embd.norms".to_string()),
+        "{changed:?}"
+    );
+    let before = divergence(&folder, &model, &plain, &words);
+    let after = divergence(&folder, &model, &tuned, &words);
+    assert!(after < 0.97 * before, "{before} {after}");
+    let again = convert("again.gguf", "1", &["--fine-tune"]);
+    assert!(fs::read(tuned).unwrap() == fs::read(again).unwrap(), "1 and 2 threads");
+    let left: Vec<String> =
+        folder.list().into_iter().filter(|name| name.starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn tuning_needs_a_text() {
+    let folder = Scratch::new();
+    let (model, target) = (model_path("llama.gguf"), folder.join("out.gguf"));
+    let args = ["convert", text(&model), text(&target), "--to", "higgs2", "--fine-tune"];
+    fails(&args, 1, "--fine-tune: expected a text to tune on, found none");
+    assert!(!target.exists());
 }
