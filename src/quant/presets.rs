@@ -17,10 +17,13 @@ pub const PRESETS: [(&str, &str); 9] = [
     ("vptq4", "VPTQ_V3_K4096"),
 ];
 
-/// The presets of learned points.
+/// The presets of learned points that are worth a place beside grids: those below 3 bits. Above, a
+/// grid is as good, and much quicker to find (`benches/results/`).
 pub fn learned() -> impl Iterator<Item = &'static dyn TensorType> {
     let kinds = PRESETS.iter().filter_map(|(_, full)| types::by_name(full));
-    kinds.filter(|&kind| types::learned(kind).is_some())
+    kinds.filter(|&kind| {
+        types::learned(kind).is_some_and(|shape| shape.bits + shape.residual_bits < 3 * shape.v)
+    })
 }
 
 /// The type that a preset or a full name stands for, in any case, if it can be written.

@@ -275,4 +275,15 @@ mod with_gpu {
         assert!(stderr(&output).contains(": 3 of 7 layers"), "{}", stderr(&output));
         assert!(stderr(&output).contains(" with reference"), "{}", stderr(&output));
     }
+
+    #[test]
+    fn learned_points_run_on_both() {
+        let folder = crate::scratch::Scratch::new();
+        let coded = folder.join("coded.gguf");
+        succeeds(&["convert", &model(), text(&coded), "--to", "VPTQ_V4_K256_R16"]);
+        for device in ["cpu"].into_iter().chain(gpu()) {
+            let args = ["verify", text(&coded), "--device", device, "--rows", "9"];
+            assert!(succeeds(&args).contains("every op agrees"), "{device}");
+        }
+    }
 }
