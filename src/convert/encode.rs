@@ -184,16 +184,20 @@ pub(super) fn rows_together(item: &Item) -> usize {
     BlockRounding::rows(item.kind.row_block())
 }
 
-/// What coding some rows, up to [`rows_together`] in the model's own basis, would lose.
+/// What coding some rows, in the model's own basis, would lose.
 pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
     let signs = signs(item);
-    let rows = values.len() / item.cols;
-    let blocks = rows.div_ceil(item.kind.row_block());
-    let mut codes = vec![0; blocks * item.kind.row_bytes(item.cols).expect("the choice fits")];
-    let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];
     let table = learn::table(item);
     let code = Code { item, feedback, signs: &signs, table: &table };
-    code.rows(values.to_vec(), &mut codes, &mut norms)
+    let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
+    let of = |values: &[f32]| {
+        let rows = values.len() / item.cols;
+        let mut codes = vec![0; rows.div_ceil(item.kind.row_block()) * row_bytes];
+        let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];
+        code.rows(values.to_vec(), &mut codes, &mut norms)
+    };
+    let pieces = values.chunks(rows_together(item) * item.cols);
+    pieces.map(of).fold(Errors::default(), Errors::add)
 }
 
 /// All planes as they are.
