@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Item;
 use super::encode::rows_together;
+use super::recipe::fit;
+use super::{Item, Options};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::file::Source;
 use crate::quant::points::Points;
 use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, Shape, learned};
+use crate::types::{Basis, Shape, TensorType, learned};
 
 /// Vectors that are learned from for each point, where the matrices have as many.
 const PER_POINT: usize = 50;
@@ -31,59 +32,75 @@ pub(super) fn table(item: &Item) -> Vec<u8> {
     }
 }
 
-/// The items, those of types of learned points with points: one table for all matrices of a type.
-/// After a rotation and with a scale for each row they look alike, and a table costs bytes.
+/// The items, those of types of learned points with points.
 ///
 /// # Errors
 /// If a weight is not finite, or there are fewer vectors than points.
-pub(super) fn with_points(source: &Source, mut items: Vec<Item>) -> Result<Vec<Item>> {
+pub(super) fn with_points(
+    source: &Source,
+    options: &Options,
+    mut items: Vec<Item>,
+) -> Result<Vec<Item>> {
     let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, item) in items.iter().enumerate() {
         if learned(item.kind).is_some() && !item.keep {
             by_kind.entry(item.kind.name()).or_default().push(at);
         }
     }
-    for places in by_kind.into_values() {
-        let group: Vec<&Item> = places.iter().map(|&at| &items[at]).collect();
-        let Some(points) = of_items(source, &group)?.map(Arc::new) else {
-            let (kind, shape) = (group[0].kind, learned(group[0].kind).expect("as above"));
-            let (points, found) = (points(shape), vectors(&group));
-            let name = kind.name();
-            bail!("{name}: expected at least {points} vectors to learn from, found {found}");
+    for (name, places) in by_kind {
+        let points = match of_layers(source, options, &items, items[places[0]].kind)? {
+            Ok(points) => Arc::new(points),
+            Err(TooFew { vectors, points }) => {
+                bail!("{name}: expected at least {points} vectors to learn from, found {vectors}")
+            }
         };
-        for at in places {
-            items[at].points = Some(points.clone());
-        }
+        places.into_iter().for_each(|at| items[at].points = Some(points.clone()));
     }
     Ok(items)
 }
 
-/// Points for matrices of one type; none if they have fewer vectors than points.
+/// Fewer vectors than points.
+pub(super) struct TooFew {
+    vectors: usize,
+    points: usize,
+}
+
+/// Points of a type for all layers of a model, whichever of them get it: after a rotation and with
+/// a scale for each row they look alike, and a table costs bytes.
 ///
 /// # Errors
 /// If a weight is not finite.
-pub(super) fn of_items(source: &Source, items: &[&Item]) -> Result<Option<Points>> {
-    let Some(&first) = items.first() else { return Ok(None) };
-    let shape = learned(first.kind).expect("a type of learned points");
-    let wanted = (PER_POINT * points(shape)).min(VECTORS_MAX);
-    let step = (vectors(items) / wanted).max(1);
+pub(super) fn of_layers(
+    source: &Source,
+    options: &Options,
+    items: &[Item],
+    kind: &'static dyn TensorType,
+) -> Result<Result<Points, TooFew>> {
+    let mut group = Vec::new();
+    for item in items.iter().filter(|item| item.role.is_layer_matrix()) {
+        let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+        if let Ok(choice) = fit(kind, &tensor, options) {
+            let (basis, sign_seed) = (choice.basis, options.seed);
+            group.push(Item { kind, basis, sign_seed, ..item.clone() });
+        }
+    }
+    let shape = learned(kind).expect("a type of learned points");
+    let all: usize = group.iter().map(|item| item.rows / shape.v * item.cols).sum();
+    let step = (all / (PER_POINT * points(shape)).min(VECTORS_MAX)).max(1);
     let mut vectors = Vec::new();
-    for item in items {
+    for item in &group {
         sample(source, item, shape.v, step, &mut vectors).at(source.path().display())?;
     }
-    let is_enough = vectors.len() / shape.v >= points(shape);
-    Ok(is_enough.then(|| Points::learn(shape, &vectors, first.sign_seed)))
+    let found = vectors.len() / shape.v;
+    if found < points(shape) {
+        return Ok(Err(TooFew { vectors: found, points: points(shape) }));
+    }
+    Ok(Ok(Points::learn(shape, &vectors, options.seed)))
 }
 
 /// Points of the larger table of a type.
 fn points(shape: Shape) -> usize {
     1 << shape.bits.max(shape.residual_bits)
-}
-
-/// Whole vectors of matrices.
-fn vectors(items: &[&Item]) -> usize {
-    let v = items.first().map_or(1, |item| item.kind.row_block());
-    items.iter().map(|item| item.rows / v * item.cols).sum()
 }
 
 /// Adds every `step`th vector of a matrix, rotated, with rows of unit variance.

@@ -87,7 +87,7 @@ pub fn convert(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report> {
     let started = Instant::now();
-    let items = learn::with_points(source, plan(source, options)?)?;
+    let items = learn::with_points(source, options, plan(source, options)?)?;
     let mut feedbacks = feedbacks(source, statistics)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();

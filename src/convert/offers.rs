@@ -71,10 +71,13 @@ impl Offers {
             return Err(Error::new("there is no matrix to choose a type for")
                 .with_hint("weights in our own types stay as they are; --to codes them again"));
         }
-        let learned = match feedbacks.is_calibrated() {
-            true => learned(source, options, &items)?,
-            false => Vec::new(),
-        };
+        let mut learned = Vec::new();
+        for kind in presets::learned().filter(|_| feedbacks.is_calibrated()) {
+            // A small model has too few vectors for the larger tables.
+            if let Ok(points) = learn::of_layers(source, options, &items, kind)? {
+                learned.push((kind, Arc::new(points)));
+            }
+        }
         let (mut kinds, mut offers) = (Vec::new(), Vec::new());
         for item in &items {
             let Some(alpha) = sensitivity.alpha(&item.name) else {
@@ -156,30 +159,6 @@ impl Offers {
     fn weights(&self) -> f64 {
         self.items.iter().map(|item| (item.rows * item.cols) as f64).sum()
     }
-}
-
-/// Points for all layers of a model together. What is learned in the end, for the matrices that get
-/// the type, is nearly the same: rotated rows look alike.
-fn learned(
-    source: &Source,
-    options: &Options,
-    items: &[Item],
-) -> Result<Vec<(&'static dyn TensorType, Arc<Points>)>> {
-    let mut all = Vec::new();
-    for kind in presets::learned() {
-        let mut group = Vec::new();
-        for item in items.iter().filter(|item| item.role.is_layer_matrix()) {
-            let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-            let Ok(choice) = fit(kind, &tensor, options) else { continue };
-            let (basis, sign_seed) = (choice.basis, options.seed);
-            group.push(Item { kind, basis, group: choice.group, sign_seed, ..item.clone() });
-        }
-        // A small model has too few vectors for the larger tables.
-        if let Some(points) = learn::of_items(source, &group.iter().collect::<Vec<_>>())? {
-            all.push((kind, Arc::new(points)));
-        }
-    }
-    Ok(all)
 }
 
 /// Whether a type is to be chosen: for matrices that are coded at all, and that no flag names.
