@@ -236,6 +236,10 @@ impl Weights {
         let (kind, cols, group) = (tensors[0].kind, tensors[0].cols, tensors[0].group);
         let mins = matches!(kind.kernel(), Kernel::Int8 { mins: true, .. });
         let Some(shader) = kind.shader() else {
+            if !cols.is_multiple_of(INT8_SHADER.chunk) {
+                let (name, chunk) = (&tensors[0].name, INT8_SHADER.chunk);
+                bail!("{name}: expected rows of a multiple of {chunk} on a GPU, found {cols}");
+            }
             self.transcoded.extend(tensors.iter().map(|tensor| tensor.name.clone()));
             let buffers = transcode(device, up, tensors, start, count, mins)?;
             let shader = INT8_SHADER;
