@@ -14,7 +14,7 @@ use gridmill::plan::{
 };
 use gridmill::run::verify::verify;
 use gridmill::run::{self, Session};
-use gridmill::types::{Basis, Kernel, TYPES, Tensor, TensorType, by_name};
+use gridmill::types::{Basis, Kernel, TYPES, TensorType, by_name};
 
 use crate::cpu;
 use crate::formats;
