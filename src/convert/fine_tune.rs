@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::quant::random::Random;
 use crate::run::Options;
-use crate::run::reverse::{Factors, Student, Taught};
+use crate::run::reverse::{Factors, Student, Taught, zeros};
 
 /// How a model is tuned.
 ///
@@ -109,10 +109,6 @@ impl Descent {
             }
         }
     }
-}
-
-fn zeros(factors: &Factors) -> Factors {
-    factors.iter().map(|(name, all)| (name.clone(), vec![0.0; all.len()])).collect()
 }
 
 /// The numbers below `count`, shuffled.

@@ -308,7 +308,7 @@ pub fn of_floats(tensor: &Tensor, values: Vec<f32>) -> Tensor {
         cols: tensor.cols,
         basis: Basis::Original,
         group: 0,
-        codes: Bytes::new(Arc::new(Floats(values)), 0..bytes),
+        codes: Bytes::new(Arc::new(Aligned(values)), 0..bytes),
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),
@@ -316,10 +316,10 @@ pub fn of_floats(tensor: &Tensor, values: Vec<f32>) -> Tensor {
     }
 }
 
-/// Keeps floats where their bytes are aligned.
-struct Floats(Vec<f32>);
+/// Keeps numbers where their bytes are aligned.
+pub(crate) struct Aligned<T>(pub(crate) Vec<T>);
 
-impl AsRef<[u8]> for Floats {
+impl<T: bytemuck::NoUninit> AsRef<[u8]> for Aligned<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }

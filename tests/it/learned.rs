@@ -12,10 +12,7 @@ use half::f16;
 use crate::cli::{fails, succeeds, text};
 use crate::models::model_path;
 use crate::scratch::Scratch;
-
-fn normal(random: &mut Random, len: usize) -> Vec<f32> {
-    (0..len.div_ceil(2)).flat_map(|_| random.normal()).take(len).map(|x| x as f32).collect()
-}
+use crate::second_order::normal;
 
 fn place(vector: &[f32], unit: f32) -> [f32; V_MAX] {
     std::array::from_fn(|t| vector.get(t).map_or(0.0, |value| value * unit))

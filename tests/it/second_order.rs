@@ -9,7 +9,7 @@ use gridmill::transform::{self, signs};
 use gridmill::types::{Basis, HIGGS, Higgs, TensorType};
 use half::f16;
 
-fn normal(random: &mut Random, len: usize) -> Vec<f32> {
+pub(crate) fn normal(random: &mut Random, len: usize) -> Vec<f32> {
     (0..len.div_ceil(2)).flat_map(|_| random.normal()).take(len).map(|x| x as f32).collect()
 }
 

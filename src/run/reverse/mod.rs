@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::plan::{Extent, Format, Norm, Op, Part, Plan, Slot, SlotInfo, Weight};
 use crate::run::Options;
-use crate::run::walk::{batch, float, floats, head as head_op, of_floats};
+use crate::run::walk::{Aligned, batch, float, floats, head as head_op, of_floats};
 use crate::types::{Bytes, Tensor, by_name};
 use half::f16;
 use head::Head;
@@ -29,6 +29,11 @@ use pass::Pass;
 
 /// By weight: a factor per row of a matrix, per value of a norm.
 pub type Factors = BTreeMap<String, Vec<f32>>;
+
+/// As many zeros as there are factors.
+pub fn zeros(factors: &Factors) -> Factors {
+    factors.iter().map(|(name, all)| (name.clone(), vec![0.0; all.len()])).collect()
+}
 
 /// What the original model answers: the inputs of its head, `(rows, embed)` for each window.
 pub struct Taught {
@@ -285,14 +290,5 @@ fn turned(tensor: &Tensor) -> Tensor {
 fn of_halves(tensor: &Tensor, values: Vec<u16>) -> Tensor {
     let kind = by_name("F16").expect("half precision is always there");
     let bytes = 2 * values.len();
-    Tensor { kind, codes: Bytes::new(Arc::new(Halves(values)), 0..bytes), ..tensor.clone() }
-}
-
-/// Keeps halves where their bytes are aligned.
-struct Halves(Vec<u16>);
-
-impl AsRef<[u8]> for Halves {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
+    Tensor { kind, codes: Bytes::new(Arc::new(Aligned(values)), 0..bytes), ..tensor.clone() }
 }

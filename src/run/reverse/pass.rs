@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::attention::{Gradients, Head};
-use super::{Factors, Product, local, vector};
+use super::{Factors, Product, local, vector, zeros};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Values};
 use crate::error::Result;
@@ -56,14 +56,13 @@ impl<'a> Pass<'a> {
         level: Level,
         factors: &'a Factors,
     ) -> Pass<'a> {
-        let zeros = |(name, all): (&String, &Vec<f32>)| (name.clone(), vec![0.0; all.len()]);
         Pass {
             backend,
             plan,
             products,
             level,
             factors,
-            gradient: factors.iter().map(zeros).collect(),
+            gradient: zeros(factors),
             values: HashMap::new(),
             slopes: HashMap::new(),
             saved: Vec::new(),
