@@ -147,9 +147,16 @@ fn allocate(
 ) -> anyhow::Result<Allocated> {
     let mut feedbacks = convert::feedbacks(source, heard.statistics.as_ref())?;
     let sensitivity = heard.sensitivity(source, &mut feedbacks, options.seed)?;
-    let mut progress = print::Progress::new("trying types", sensitivity.len() as u64);
-    let mut take = |done| progress.add(done as u64);
-    let offers = Offers::new(source, options, &mut feedbacks, &sensitivity, &mut take)?;
+    let mut shown = None;
+    let mut take = |what: &'static str| {
+        if shown.as_ref().is_none_or(|(known, _)| *known != what) {
+            shown = Some((what, print::Progress::new(what, sensitivity.len() as u64)));
+        }
+        if let Some((_, progress)) = &mut shown {
+            progress.add(1);
+        }
+    };
+    let offers = Offers::new(source, options, &mut feedbacks, &sensitivity, budget, &mut take)?;
     let picked = offers.pick(source, options, budget)?;
     Ok(Allocated { budget, picked, sensitivity, points: offers.points() })
 }

@@ -24,6 +24,12 @@ use crate::types::{PRIVATE_IDS, TYPES, TensorType};
 /// Runs of rows that are rounded to see the error of a type.
 const SAMPLES: usize = 4;
 
+/// Where at least this share of the weights of layers gets fewer than [`FEW_BITS`] bits, learned
+/// points are tried, too: they take minutes to learn.
+const SHARE: f64 = 0.1;
+/// Below so many bits learned points beat grids (`benches/results/`).
+const FEW_BITS: f64 = 3.0;
+
 /// How large a conversion may become.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budget {
@@ -32,6 +38,9 @@ pub enum Budget {
     /// Bytes of the whole file.
     Bytes(u64),
 }
+
+/// A type, and its points if they are learned.
+type Candidate = (&'static dyn TensorType, Option<Arc<Points>>);
 
 /// The matrices of a model and everything they could become.
 pub struct Offers {
@@ -54,7 +63,8 @@ pub struct Picked {
 }
 
 impl Offers {
-    /// Rounds some rows of every matrix to every type; `progress` hears of matrices done.
+    /// Rounds some rows of every matrix to every grid, and to learned points if there are
+    /// statistics and the budget is small; `progress` hears of each matrix what is tried.
     ///
     /// # Errors
     /// If a weight is not finite, or was not measured.
@@ -63,7 +73,8 @@ impl Offers {
         options: &Options,
         feedbacks: &mut Feedbacks,
         sensitivity: &Sensitivity,
-        progress: &mut dyn FnMut(usize),
+        budget: Budget,
+        progress: &mut dyn FnMut(&'static str),
     ) -> Result<Offers> {
         let items: Vec<Item> =
             plan(source, options)?.into_iter().filter(|item| is_open(item, options)).collect();
@@ -71,28 +82,74 @@ impl Offers {
             return Err(Error::new("there is no matrix to choose a type for")
                 .with_hint("weights in our own types stay as they are; --to codes them again"));
         }
-        let mut learned = Vec::new();
-        for kind in presets::learned().filter(|_| feedbacks.is_calibrated()) {
-            // A small model has too few vectors for the larger tables.
-            if let Ok(points) = learn::of_layers(source, options, &items, kind)? {
-                learned.push((kind, Arc::new(points)));
+        let grids: Vec<Candidate> =
+            TYPES.iter().filter(|kind| kind.can_encode()).map(|&kind| (kind, None)).collect();
+        let activations = sensitivity.activations();
+        let (kinds, offers) = (vec![Vec::new(); items.len()], vec![Vec::new(); items.len()]);
+        let mut all = Offers { items, kinds, offers, curve: Curve::new(&[])?, activations };
+        all.try_out(source, options, feedbacks, sensitivity, (&grids, "trying grids"), progress)?;
+        // A budget out of range is for whoever picks.
+        let picked = all.pick(source, options, budget);
+        if feedbacks.is_calibrated() && picked.is_ok_and(|picked| all.has_few_bits(&picked)) {
+            let mut learned: Vec<Candidate> = Vec::new();
+            for kind in presets::learned() {
+                // A small model has too few vectors for the larger tables.
+                if let Ok(points) = learn::of_layers(source, options, &all.items, kind)? {
+                    learned.push((kind, Some(Arc::new(points))));
+                }
             }
+            all.try_out(
+                source,
+                options,
+                feedbacks,
+                sensitivity,
+                (&learned, "trying points"),
+                progress,
+            )?;
         }
-        let (mut kinds, mut offers) = (Vec::new(), Vec::new());
-        for item in &items {
+        Ok(all)
+    }
+
+    /// Adds what each matrix would become in some types.
+    fn try_out(
+        &mut self,
+        source: &Source,
+        options: &Options,
+        feedbacks: &mut Feedbacks,
+        sensitivity: &Sensitivity,
+        (candidates, what): (&[Candidate], &'static str),
+        progress: &mut dyn FnMut(&'static str),
+    ) -> Result<()> {
+        for (at, item) in self.items.iter().enumerate() {
             let Some(alpha) = sensitivity.alpha(&item.name) else {
                 bail!("tensor `{}`: its sensitivity was not measured", item.name);
             };
-            let (kind, offer) =
-                of_tensor(source, options, feedbacks, &learned, (item, alpha.value))
+            let (kinds, offers) =
+                of_tensor(source, options, feedbacks, candidates, (item, alpha.value))
                     .at(source.path().display())?;
-            kinds.push(kind);
-            offers.push(offer);
-            progress(1);
+            self.kinds[at].extend(kinds);
+            self.offers[at].extend(offers);
+            progress(what);
         }
-        let curve = Curve::new(&offers)?;
-        let activations = sensitivity.activations();
-        Ok(Offers { items, kinds, offers, curve, activations })
+        self.curve = Curve::new(&self.offers)?;
+        Ok(())
+    }
+
+    /// Whether enough weights of layers got few bits for learned points to be worth their time.
+    fn has_few_bits(&self, picked: &Picked) -> bool {
+        let (mut few, mut all) = (0, 0);
+        for (i, item) in self.items.iter().enumerate() {
+            if !item.role.is_layer_matrix() {
+                continue;
+            }
+            let weights = item.rows * item.cols;
+            let kind = picked.recipe.kind(&item.name).expect("a type for every matrix");
+            let choice = self.kinds[i].iter().position(|other| other.id() == kind.id());
+            let bytes = self.offers[i][choice.expect("it was picked from these")].bytes;
+            all += weights;
+            few += if 8.0 * (bytes as f64) < FEW_BITS * weights as f64 { weights } else { 0 };
+        }
+        few as f64 > SHARE * all as f64
     }
 
     /// Bits per weight and expected loss of every budget that is worth having.
@@ -175,7 +232,7 @@ fn of_tensor(
     source: &Source,
     options: &Options,
     feedbacks: &mut Feedbacks,
-    learned: &[(&'static dyn TensorType, Arc<Points>)],
+    candidates: &[Candidate],
     (item, alpha): (&Item, f64),
 ) -> Result<(Vec<&'static dyn TensorType>, Vec<Offer>)> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
@@ -194,9 +251,7 @@ fn of_tensor(
         .map_or(1.0, |feedback| feedback.mean_weight());
     let is_vocabulary = item.role.is_vocabulary_matrix();
     let (mut kinds, mut offers) = (Vec::new(), Vec::new());
-    let grids = TYPES.iter().filter(|kind| kind.can_encode()).map(|&kind| (kind, None));
-    let learned = learned.iter().map(|(kind, points)| (*kind, Some(points.clone())));
-    for (kind, points) in grids.chain(learned) {
+    for (kind, points) in candidates.iter().cloned() {
         let is_stock = kind.id() < PRIVATE_IDS;
         let Ok(choice) = fit(kind, &tensor, options) else { continue };
         if is_stock && !is_vocabulary || points.is_some() && is_vocabulary {

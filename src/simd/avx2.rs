@@ -15,6 +15,24 @@ pub(super) unsafe fn enter<W: WithSimd>(work: W) -> W::Output {
     work.with(Avx2(()))
 }
 
+/// As [`Simd::points`], from points in the low halves of vectors.
+///
+/// # Safety
+/// The machine must have `Level::Avx2`.
+#[inline(always)]
+unsafe fn turn(points: [__m128i; 8]) -> [__m256i; 2] {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = points;
+        let (ab, cd) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
+        let (ef, gh) = (_mm_unpacklo_epi8(e, f), _mm_unpacklo_epi8(g, h));
+        [
+            _mm256_set_m128i(_mm_unpackhi_epi16(ab, cd), _mm_unpacklo_epi16(ab, cd)),
+            _mm256_set_m128i(_mm_unpackhi_epi16(ef, gh), _mm_unpacklo_epi16(ef, gh)),
+        ]
+    }
+}
+
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const BIAS: i32 = 0;
@@ -22,6 +40,7 @@ impl Simd for Avx2 {
     type I32 = __m256i;
     type Bytes = __m256i;
     type Pairs = ();
+    type Points = [__m256i; 2];
 
     #[inline(always)]
     fn dot4_signed(self, sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
@@ -75,6 +94,7 @@ impl Simd for Avx2 {
         unsafe fn load_i32(at: *const i32) -> __m256i { _mm256_loadu_si256(at.cast()) }
         fn to_f32(x: __m256i) -> __m256 { _mm256_cvtepi32_ps(x) }
         unsafe fn load_bytes(at: *const i8) -> __m256i { _mm256_loadu_si256(at.cast()) }
+        unsafe fn store_bytes(at: *mut i8, x: __m256i) { _mm256_storeu_si256(at.cast(), x) }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m256i {
             _mm256_zextsi128_si256(_mm_loadu_si128(at.cast()))
@@ -88,6 +108,28 @@ impl Simd for Avx2 {
             // most 127 * 127 fit into 16 bits.
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        unsafe fn points(at: [*const i8; 8]) -> [__m256i; 2] {
+            let mut points = [_mm_setzero_si128(); 8];
+            for i in 0..8 {
+                points[i] = _mm_loadl_epi64(at[i].cast());
+            }
+            turn(points)
+        }
+        unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [__m256i; 2] {
+            let mut sums = [_mm_setzero_si128(); 8];
+            for i in 0..8 {
+                let (a, b) = (_mm_loadl_epi64(at[i].cast()), _mm_loadl_epi64(more[i].cast()));
+                sums[i] = _mm_adds_epi8(a, b);
+            }
+            let [low, high] = turn(sums);
+            let least = _mm256_set1_epi8(-127);
+            [_mm256_max_epi8(low, least), _mm256_max_epi8(high, least)]
+        }
+        unsafe fn spread_8(at: *const i8) -> [__m256i; 2] {
+            let at: *const i32 = at.cast();
+            let (low, high) = (at.read_unaligned(), at.add(1).read_unaligned());
+            [_mm256_set1_epi32(low), _mm256_set1_epi32(high)]
         }
         fn pairs(_table: &PairTable) -> () {}
         fn look_up_pairs(

@@ -36,6 +36,34 @@ unsafe fn look_up(table: &[__m512i; 4], index: __m512i) -> __m512i {
     }
 }
 
+/// Words of `turn`: the first of each lane is from the first two points of its four.
+const TURN: [u16; 32] = {
+    let mut words = [0; 32];
+    let mut at = 0;
+    while at < 32 {
+        let (lane, second) = (at / 2, at % 2);
+        words[at] = ((lane / 8 * 2 + second) * 8 + lane % 8) as u16;
+        at += 1;
+    }
+    words
+};
+
+/// As [`Simd::points`], from points in the low halves of vectors.
+///
+/// # Safety
+/// The machine must have `Level::Avx512`.
+#[inline(always)]
+unsafe fn turn(points: [__m128i; 8]) -> __m512i {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = points;
+        let low = _mm256_set_m128i(_mm_unpacklo_epi8(c, d), _mm_unpacklo_epi8(a, b));
+        let high = _mm256_set_m128i(_mm_unpacklo_epi8(g, h), _mm_unpacklo_epi8(e, f));
+        let pairs = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+        _mm512_permutexvar_epi16(_mm512_loadu_si512(TURN.as_ptr().cast()), pairs)
+    }
+}
+
 impl Simd for Avx512 {
     const LANES: usize = 16;
     const BIAS: i32 = 128;
@@ -43,6 +71,7 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type Bytes = __m512i;
     type Pairs = Pairs;
+    type Points = [__m512i; 1];
 
     ops! {
         fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -85,6 +114,7 @@ impl Simd for Avx512 {
         unsafe fn load_i32(at: *const i32) -> __m512i { _mm512_loadu_si512(at.cast()) }
         fn to_f32(x: __m512i) -> __m512 { _mm512_cvtepi32_ps(x) }
         unsafe fn load_bytes(at: *const i8) -> __m512i { _mm512_loadu_si512(at.cast()) }
+        unsafe fn store_bytes(at: *mut i8, x: __m512i) { _mm512_storeu_si512(at.cast(), x) }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m512i {
             _mm512_zextsi256_si512(_mm256_loadu_si256(at.cast()))
@@ -101,6 +131,26 @@ impl Simd for Avx512 {
         }
         fn dot4(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(sum, w, x)
+        }
+        unsafe fn points(at: [*const i8; 8]) -> [__m512i; 1] {
+            let mut points = [_mm_setzero_si128(); 8];
+            for i in 0..8 {
+                points[i] = _mm_loadl_epi64(at[i].cast());
+            }
+            [turn(points)]
+        }
+        unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [__m512i; 1] {
+            let mut sums = [_mm_setzero_si128(); 8];
+            for i in 0..8 {
+                let (a, b) = (_mm_loadl_epi64(at[i].cast()), _mm_loadl_epi64(more[i].cast()));
+                sums[i] = _mm_adds_epi8(a, b);
+            }
+            [_mm512_max_epi8(turn(sums), _mm512_set1_epi8(-127))]
+        }
+        unsafe fn spread_8(at: *const i8) -> [__m512i; 1] {
+            let both = _mm512_set1_epi64(at.cast::<i64>().read_unaligned());
+            let index = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            [_mm512_permutexvar_epi32(index, both)]
         }
         fn pairs(table: &PairTable) -> Pairs {
             let quarters = |bytes: &[u8; 256]| {

@@ -33,6 +33,28 @@ unsafe fn look_up(table: &[u8; 256], index: uint8x16_t) -> uint8x16_t {
     }
 }
 
+/// As [`Simd::points`], from loaded points.
+///
+/// # Safety
+/// The machine must have `Level::Neon`.
+#[inline(always)]
+unsafe fn turn(points: [int8x8_t; 8]) -> [int8x16_t; 4] {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = points;
+        let ab = vreinterpretq_s16_s8(vcombine_s8(vzip1_s8(a, b), vzip2_s8(a, b)));
+        let cd = vreinterpretq_s16_s8(vcombine_s8(vzip1_s8(c, d), vzip2_s8(c, d)));
+        let ef = vreinterpretq_s16_s8(vcombine_s8(vzip1_s8(e, f), vzip2_s8(e, f)));
+        let gh = vreinterpretq_s16_s8(vcombine_s8(vzip1_s8(g, h), vzip2_s8(g, h)));
+        [
+            vreinterpretq_s8_s16(vzip1q_s16(ab, cd)),
+            vreinterpretq_s8_s16(vzip2q_s16(ab, cd)),
+            vreinterpretq_s8_s16(vzip1q_s16(ef, gh)),
+            vreinterpretq_s8_s16(vzip2q_s16(ef, gh)),
+        ]
+    }
+}
+
 impl Simd for Neon {
     const LANES: usize = 4;
     const BIAS: i32 = 0;
@@ -40,6 +62,7 @@ impl Simd for Neon {
     type I32 = int32x4_t;
     type Bytes = int8x16_t;
     type Pairs = ();
+    type Points = [int8x16_t; 4];
 
     #[inline(always)]
     fn dot4_signed(self, sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
@@ -85,6 +108,7 @@ impl Simd for Neon {
         unsafe fn load_i32(at: *const i32) -> int32x4_t { vld1q_s32(at) }
         fn to_f32(x: int32x4_t) -> float32x4_t { vcvtq_f32_s32(x) }
         unsafe fn load_bytes(at: *const i8) -> int8x16_t { vld1q_s8(at) }
+        unsafe fn store_bytes(at: *mut i8, x: int8x16_t) { vst1q_s8(at, x) }
         fn prefetch(at: *const u8) {
             asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags));
         }
@@ -106,6 +130,30 @@ impl Simd for Neon {
                 options(pure, nomem, nostack, preserves_flags),
             );
             sum
+        }
+        unsafe fn points(at: [*const i8; 8]) -> [int8x16_t; 4] {
+            let mut points = [vdup_n_s8(0); 8];
+            for i in 0..8 {
+                points[i] = vld1_s8(at[i]);
+            }
+            turn(points)
+        }
+        unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [int8x16_t; 4] {
+            let mut sums = [vdup_n_s8(0); 8];
+            for i in 0..8 {
+                sums[i] = vqadd_s8(vld1_s8(at[i]), vld1_s8(more[i]));
+            }
+            let mut turned = turn(sums);
+            for sums in &mut turned {
+                *sums = vmaxq_s8(*sums, vdupq_n_s8(-127));
+            }
+            turned
+        }
+        unsafe fn spread_8(at: *const i8) -> [int8x16_t; 4] {
+            let at: *const i32 = at.cast();
+            let low = vreinterpretq_s8_s32(vdupq_n_s32(at.read_unaligned()));
+            let high = vreinterpretq_s8_s32(vdupq_n_s32(at.add(1).read_unaligned()));
+            [low, low, high, high]
         }
         fn pairs(_table: &PairTable) -> () {}
         fn look_up_pairs(

@@ -65,6 +65,8 @@ pub trait Simd: Copy {
     type Bytes: Copy;
     /// A [`PairTable`] in registers, if they have room for it.
     type Pairs: Copy;
+    /// 64 bytes, in as many vectors as they need.
+    type Points: Copy + AsRef<[Self::Bytes]>;
 
     /// The same number in each lane.
     fn splat(self, x: f32) -> Self::F32;
@@ -116,6 +118,8 @@ pub trait Simd: Copy {
 
     /// `4 * LANES` bytes.
     unsafe fn load_bytes(self, at: *const i8) -> Self::Bytes;
+    /// `4 * LANES` bytes.
+    unsafe fn store_bytes(self, at: *mut i8, x: Self::Bytes);
     /// Says that a byte will be read soon; any pointer will do.
     fn prefetch(self, at: *const u8);
     /// `2 * LANES` bytes, then zeros.
@@ -129,6 +133,14 @@ pub trait Simd: Copy {
     /// Adds to each lane the products of its four bytes: w within -127..=127 plus `BIAS`, x within
     /// -127..=127. Exact.
     fn dot4(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+
+    /// Eight points of eight numbers, turned: byte `4 * (8 * h + r) + i` is number r of point
+    /// `4 * h + i`, so that a lane of [`Simd::dot4`] has one row's weights in four columns.
+    unsafe fn points(self, at: [*const i8; 8]) -> Self::Points;
+    /// The same of the sums of two points each, cut to -127..=127.
+    unsafe fn point_sums(self, at: [*const i8; 8], more: [*const i8; 8]) -> Self::Points;
+    /// 8 bytes, each four of them in the lanes that [`Simd::points`] has these columns in.
+    unsafe fn spread_8(self, at: *const i8) -> Self::Points;
 
     /// Readies a table.
     fn pairs(self, table: &PairTable) -> Self::Pairs;

@@ -19,6 +19,11 @@ unsafe fn read<T: Copy, const N: usize>(at: *const T) -> [T; N] {
     unsafe { at.cast::<[T; N]>().read_unaligned() }
 }
 
+/// As [`Simd::points`].
+fn turn(points: [[i8; 8]; 8]) -> [[i8; 4 * LANES]; 4] {
+    from_fn(|k| from_fn(|i| points[k / 2 * 4 + i % 4][k % 2 * LANES + i / 4]))
+}
+
 impl Simd for Portable {
     const LANES: usize = LANES;
     const BIAS: i32 = 0;
@@ -26,6 +31,7 @@ impl Simd for Portable {
     type I32 = [i32; LANES];
     type Bytes = [i8; 4 * LANES];
     type Pairs = ();
+    type Points = [[i8; 4 * LANES]; 4];
 
     #[inline(always)]
     fn dot4_signed(
@@ -78,6 +84,9 @@ impl Simd for Portable {
         unsafe fn load_i32(at: *const i32) -> [i32; LANES] { read(at) }
         fn to_f32(x: [i32; LANES]) -> [f32; LANES] { x.map(|x| x as f32) }
         unsafe fn load_bytes(at: *const i8) -> [i8; 4 * LANES] { read(at) }
+        unsafe fn store_bytes(at: *mut i8, x: [i8; 4 * LANES]) {
+            at.cast::<[i8; 4 * LANES]>().write_unaligned(x)
+        }
         fn prefetch(_at: *const u8) {}
         unsafe fn load_half(at: *const i8) -> [i8; 4 * LANES] {
             let half: [i8; 2 * LANES] = read(at);
@@ -94,6 +103,20 @@ impl Simd for Portable {
                 let [a, b, c, d] = from_fn(|j| product(4 * i + j));
                 sum[i] + (a + b) + (c + d)
             })
+        }
+        unsafe fn points(at: [*const i8; 8]) -> [[i8; 4 * LANES]; 4] {
+            turn(at.map(|at| read(at)))
+        }
+        unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [[i8; 4 * LANES]; 4] {
+            let sum = |i: usize| -> [i8; 8] {
+                let (a, b): ([i8; 8], [i8; 8]) = (read(at[i]), read(more[i]));
+                from_fn(|r| (i16::from(a[r]) + i16::from(b[r])).clamp(-127, 127) as i8)
+            };
+            turn(from_fn(sum))
+        }
+        unsafe fn spread_8(at: *const i8) -> [[i8; 4 * LANES]; 4] {
+            let bytes: [i8; 8] = read(at);
+            from_fn(|k| from_fn(|i| bytes[k / 2 * 4 + i % 4]))
         }
         fn pairs(_table: &PairTable) -> () {}
         fn look_up_pairs(

@@ -137,6 +137,16 @@ pub enum Layout {
     /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
     /// its norm.
     Pairs,
+    /// Codes of points of `v` rows in one column, at most eight, each code `bits` and then
+    /// `residual_bits` wide, the lowest bits first; the scale of a group is its norm.
+    Points {
+        /// Rows of a point.
+        v: usize,
+        /// Bits of its code.
+        bits: usize,
+        /// Bits of the code of a second point that is added; 0 for none.
+        residual_bits: usize,
+    },
 }
 
 /// How GPU kernels read a type: a file that is put into each of them.

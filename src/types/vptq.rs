@@ -9,9 +9,14 @@ use half::{bf16, f16};
 
 use super::raw::{self, RawType};
 use super::{
-    Block, Bytes, ColumnPlanes, Int8Row, Kernel, PRIVATE_IDS, Role, Rows, SUB, Tensor, TensorType,
+    Block, Bytes, ColumnPlanes, Int8Row, Kernel, Layout, PRIVATE_IDS, Role, Rows, SUB, Tensor,
+    TensorType,
 };
 
+/// Numbers of a point at most.
+const POINT_MAX: usize = 16;
+/// Numbers of a point that a fused kernel takes, and those for which it is worth it.
+const FUSED: std::ops::RangeInclusive<usize> = 5..=8;
 /// Codes of a block, so that a block is whole bytes.
 const RUN: usize = 8;
 /// The group of a column that has codes and a table of its own.
@@ -73,7 +78,7 @@ impl Shape {
         let outliers = |o: Outliers| {
             (1..=65535).contains(&o.count) && (1..=16).contains(&o.v) && (1..=16).contains(&o.bits)
         };
-        (2..=16).contains(&self.v)
+        (2..=POINT_MAX).contains(&self.v)
             && (1..=16).contains(&self.bits)
             && self.residual_bits <= 16
             && (1..=16).contains(&self.tables)
@@ -239,17 +244,29 @@ impl Vptq {
         let Shape { v, bits, .. } = self.shape;
         let (main, residual) = rows.table.split_at(v << bits);
         let mask = (1 << bits) - 1;
-        self.each_row(rows, |at, t, codes| {
-            let out = &mut out[at * rows.cols..][..rows.cols];
-            for (to, &code) in out.iter_mut().zip(codes) {
+        let mut codes = vec![0; rows.cols];
+        let bytes = rows.codes.chunks_exact(rows.cols / RUN * self.width());
+        let skipped = rows.first % v;
+        for (block, bytes) in bytes.enumerate() {
+            self.unpack_codes(bytes, &mut codes);
+            let first = (block * v).saturating_sub(skipped);
+            let last = (block * v + v - skipped).min(rows.count);
+            let from = first + skipped - block * v;
+            let out = &mut out[first * rows.cols..last * rows.cols];
+            for (c, &code) in codes.iter().enumerate() {
                 let (code, rest) = ((code & mask) as usize, (code >> bits) as usize);
-                let mut sum = i16::from(main[code * v + t]);
+                let mut point = [0; POINT_MAX];
+                point[..v].copy_from_slice(&main[code * v..][..v]);
                 if !residual.is_empty() {
-                    sum += i16::from(residual[rest * v + t]);
+                    for (to, &more) in point.iter_mut().zip(&residual[rest * v..][..v]) {
+                        *to = to.saturating_add(more);
+                    }
                 }
-                *to = sum.clamp(-127, 127) as i8;
+                for (t, &q) in point[from..from + last - first].iter().enumerate() {
+                    out[t * rows.cols + c] = q.max(-127);
+                }
             }
-        });
+        }
     }
 
     /// The values of rows of an imported type.
@@ -389,7 +406,18 @@ impl TensorType for Vptq {
         }
     }
 
+    fn layout(&self) -> Layout {
+        let Shape { v, bits, residual_bits, entries, .. } = self.shape;
+        match entries {
+            Entries::Int8 if FUSED.contains(&v) => Layout::Points { v, bits, residual_bits },
+            _ => Layout::Opaque,
+        }
+    }
+
     fn in_bytes(&self, tensor: &Tensor) -> Option<Tensor> {
+        if self.layout() != Layout::Opaque {
+            return None;
+        }
         let rows = tensor.rows(0..tensor.rows);
         let plain =
             Tensor { table: Bytes::empty(), columns: ColumnPlanes::default(), ..tensor.clone() };

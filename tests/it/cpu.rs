@@ -1,4 +1,4 @@
-//! The kernels and the CPU backend against plain loops and the reference backend.
+//! The CPU backend against the reference backend.
 
 use std::sync::Arc;
 
@@ -11,17 +11,13 @@ use gridmill::plan::{
 };
 use gridmill::simd::Level;
 use gridmill::transform;
-use gridmill::types::dot::{self, Columns, FloatColumns, Int8Columns, Lookup, Scratch};
-use gridmill::types::dot::{Output, Packing, Panel, pack_columns};
-use gridmill::types::{
-    Basis, Bytes, ColumnPlanes, Int8Row, Kernel, SUB, TYPES, Tensor, TensorType, by_name,
-};
+use gridmill::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, TensorType, by_name, learned};
 
 /// Numbers that look random, and are the same every time.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -29,11 +25,11 @@ impl Random {
     }
 
     /// Within -1..1.
-    fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
     }
 
-    fn floats(&mut self, len: usize) -> Vec<f32> {
+    pub(crate) fn floats(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.float()).collect()
     }
 }
@@ -46,18 +42,31 @@ pub(crate) fn tensor(
     group: usize,
 ) -> Tensor {
     let mut random = Random((rows * 1000 + cols) as u64);
-    let mut codes = vec![0; rows * kind.row_bytes(cols).unwrap()];
+    let mut codes = vec![0; rows.div_ceil(kind.row_block()) * kind.row_bytes(cols).unwrap()];
     let is_grid = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
     let group = if is_grid { group } else { 0 };
     let mut norms = vec![0; (2 * rows * cols).checked_div(group).unwrap_or(0)];
-    if kind.can_encode() {
+    let shape = learned(kind);
+    let mut table = kind.table().unwrap_or(&[]).to_vec();
+    if let Some(shape) = shape {
+        let residual = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
+        // Large enough for sums to be cut.
+        table =
+            (0..shape.v * ((1 << shape.bits) + residual)).map(|_| random.bits() as i8).collect();
+        codes.iter_mut().for_each(|byte| *byte = random.bits() as u8);
+        norms
+            .as_chunks_mut::<2>()
+            .0
+            .iter_mut()
+            .for_each(|norm| *norm = [random.bits() as u8, 0x1c + (random.bits() % 8) as u8]);
+    } else if kind.can_encode() {
         let values = random.floats(rows * cols);
         kind.encode(&values, cols, group, &mut codes, &mut norms);
     } else {
         // Bytes below 0x38 make half-precision scales below one, wherever the block has them.
         codes.iter_mut().for_each(|byte| *byte = (random.bits() % 0x38) as u8);
     }
-    let table: Vec<u8> = kind.table().unwrap_or(&[]).iter().map(|&q| q.cast_unsigned()).collect();
+    let table: Vec<u8> = table.into_iter().map(i8::cast_unsigned).collect();
     Tensor {
         name: kind.name().into(),
         kind,
@@ -70,169 +79,6 @@ pub(crate) fn tensor(
         table: table.into(),
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),
-    }
-}
-
-/// Int8 activations in the layout of the kernels.
-struct Quantised {
-    codes: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-}
-
-fn quantised(count: usize, cols: usize, group: usize) -> Quantised {
-    let mut random = Random(count as u64);
-    let (codes_stride, subs_stride) = (dot::codes_stride(cols), dot::subs_stride(cols));
-    let mut codes = vec![0; count * codes_stride];
-    let mut scales = vec![0.0; count * subs_stride];
-    let mut sums = vec![0; count * subs_stride];
-    for c in 0..count {
-        for i in 0..cols {
-            let code = (random.bits() % 255) as i32 - 127;
-            codes[c * codes_stride + i] = code as i8;
-            sums[c * subs_stride + i / SUB] += code;
-            if i % group == 0 {
-                let scale = random.float() * 0.01 + 0.02;
-                scales[c * subs_stride + i / SUB..][..group / SUB].fill(scale);
-            }
-        }
-    }
-    Quantised { codes, scales, sums }
-}
-
-/// `(columns, rows)`, in f64, and beside each the size of the terms it is made of.
-fn plain(weight: &Tensor, columns: &[Vec<f32>]) -> Vec<(f64, f64)> {
-    let mut values = vec![0.0; weight.len()];
-    weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
-    let sizes = sizes(weight, &values);
-    let rows = values.chunks_exact(weight.cols).zip(sizes.chunks_exact(weight.cols));
-    let product = |(row, sizes): (&[f32], &[f32]), column: &[f32]| {
-        let dot = |a: &[f32], sign: fn(f64) -> f64| {
-            a.iter().zip(column).map(|(&w, &x)| sign(f64::from(w) * f64::from(x))).sum::<f64>()
-        };
-        (dot(row, |x| x), dot(sizes, f64::abs))
-    };
-    columns.iter().flat_map(|column| rows.clone().map(move |row| product(row, column))).collect()
-}
-
-/// How large the terms of each value are: a scaled integer and a minimum may cancel.
-fn sizes(weight: &Tensor, values: &[f32]) -> Vec<f32> {
-    if weight.kind.kernel() == Kernel::Float {
-        return values.to_vec();
-    }
-    let cols = weight.cols;
-    let mut sizes = Vec::new();
-    for row in 0..weight.rows {
-        let (mut values, mut scales) = (vec![0; cols], vec![0.0; cols / SUB]);
-        let mut mins = vec![0.0; cols / SUB];
-        let (values, scales, mins) = (&mut values[..], &mut scales[..], &mut mins[..]);
-        let mut out = Int8Row { values, scales, mins };
-        weight.kind.unpack(&weight.rows(row..row + 1), &mut out);
-        let size = |i: usize| {
-            (out.scales[i / SUB] * f32::from(out.values[i])).abs() + out.mins[i / SUB].abs()
-        };
-        sizes.extend((0..cols).map(size));
-    }
-    sizes
-}
-
-fn check_products(kind: &'static dyn TensorType, rows: usize, cols: usize, group: usize) {
-    let weight = tensor(kind, rows, cols, group);
-    for count in [1, 2, 7, 8, 9, 33] {
-        let is_int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
-        let floats = Random(7).floats(count * cols);
-        let activation_group = [64, 32, 16].into_iter().find(|&g| cols.is_multiple_of(g)).unwrap();
-        let ints = quantised(count, cols, activation_group);
-        let (columns, exact): (Columns, Vec<Vec<f32>>) = if is_int8 {
-            let (stride, subs) = (dot::codes_stride(cols), dot::subs_stride(cols));
-            let value = |c: usize, i: usize| {
-                ints.scales[c * subs + i / SUB] * f32::from(ints.codes[c * stride + i])
-            };
-            let exact = (0..count).map(|c| (0..cols).map(|i| value(c, i)).collect()).collect();
-            let Quantised { codes, scales, sums } = &ints;
-            let group = activation_group;
-            (Columns::Int8(Int8Columns { count, cols, group, codes, scales, sums }), exact)
-        } else {
-            let columns = FloatColumns { count, cols, values: &floats };
-            (Columns::Float(columns), floats.chunks_exact(cols).map(<[f32]>::to_vec).collect())
-        };
-        let expected = plain(&weight, &exact);
-        for level in Level::available() {
-            let found = match count {
-                ..=8 => few(level, &weight, &columns),
-                _ => many(level, &weight, &columns, activation_group),
-            };
-            for (i, (&found, &(sum, size))) in found.iter().zip(&expected).enumerate() {
-                // Rounding of a few hundred float additions, and of the scales' products.
-                let bound = 4e-6 * size + 1e-9;
-                assert!(
-                    (f64::from(found) - sum).abs() <= bound,
-                    "{} {rows} x {cols}, {count} columns, {level}, product {i}: expected {sum}, \
-                     found {found}, bound {bound}",
-                    kind.name(),
-                );
-            }
-        }
-    }
-}
-
-fn few(level: Level, weight: &Tensor, columns: &Columns) -> Vec<f32> {
-    let lookup = Lookup::new(weight, level);
-    let mut scratch = Scratch::new(weight.cols);
-    let mut out = vec![f32::NAN; columns.count() * weight.rows];
-    for first in (0..weight.rows).step_by(24) {
-        let count = 24.min(weight.rows - first);
-        let mut part = vec![f32::NAN; columns.count() * count];
-        dot::mat_vec(level, weight, &lookup, first, count, columns, &mut scratch, &mut part);
-        for (c, part) in part.chunks_exact(count).enumerate() {
-            out[c * weight.rows + first..][..count].copy_from_slice(part);
-        }
-    }
-    out
-}
-
-fn many(level: Level, weight: &Tensor, columns: &Columns, group: usize) -> Vec<f32> {
-    let is_int8 = matches!(columns, Columns::Int8(_));
-    let packing = Packing::new(level, weight.cols, is_int8);
-    let (floats, ints) = if is_int8 { (0, weight.cols) } else { (weight.cols, 0) };
-    let mut panel = Panel::new(level, floats, ints);
-    let mut out = vec![f32::NAN; columns.count() * weight.rows];
-    for first in (0..weight.rows).step_by(packing.rows) {
-        panel.fill(level, weight, first, packing.rows.min(weight.rows - first));
-        for tile in 0..packing.tiles(columns.count()) {
-            let mut words = vec![0; packing.words];
-            pack_columns(&packing, columns, tile, &mut words);
-            let column = tile * packing.columns;
-            let real = packing.columns.min(columns.count() - column);
-            let at = out[column * weight.rows + first..].as_mut_ptr();
-            let to = Output { at, stride: weight.rows, bias: std::ptr::null(), add: false };
-            // SAFETY: the output has every row of every real column.
-            unsafe { panel.multiply(level, &packing, &words, real, group, &to) };
-        }
-    }
-    out
-}
-
-#[test]
-fn products_of_every_type_match_plain_loops() {
-    for &kind in TYPES {
-        for (rows, cols, group) in [(7, 576, 64), (33, 64, 32), (192, 32, 32), (1, 1536, 128)] {
-            if kind.row_bytes(cols).is_some() {
-                check_products(kind, rows, cols, group);
-            } else {
-                check_products(kind, rows, 768, group);
-            }
-        }
-    }
-}
-
-#[test]
-fn products_of_odd_shapes_match_plain_loops() {
-    for name in ["F32", "Q8_0", "HIGGS_P2_N256"] {
-        let kind = by_name(name).unwrap();
-        for cols in [576, 640, 896, 1536, 96] {
-            check_products(kind, 33, cols, if cols % 64 == 0 { 64 } else { 32 });
-        }
     }
 }
 
@@ -520,7 +366,7 @@ const SHAPE: Shape = Shape {
 };
 
 /// Shapes that between them have every word of a plan.
-pub(crate) fn shapes() -> [Shape; 5] {
+pub(crate) fn shapes() -> [Shape; 6] {
     [
         SHAPE,
         Shape {
@@ -533,6 +379,7 @@ pub(crate) fn shapes() -> [Shape; 5] {
         Shape { kind: "Q8_0", window: Some(21), soft_cap: Some(2.0), group: 32, ..SHAPE },
         Shape { kind: "Q4_1", heads: 7, kv_heads: 1, head_len: 64, group: 32, ..SHAPE },
         Shape { heads: 16, kv_heads: 16, head_len: 12, window: Some(1), ..SHAPE },
+        Shape { kind: "VPTQ_V6_K4096", ..SHAPE },
     ]
 }
 

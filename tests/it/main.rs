@@ -22,6 +22,7 @@ mod learned;
 mod models;
 mod planes;
 mod pool;
+mod products;
 mod scratch;
 mod second_order;
 #[cfg(feature = "gpu")]

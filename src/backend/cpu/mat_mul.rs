@@ -1,5 +1,6 @@
 //! Matrices times the rows of a batch.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -39,12 +40,17 @@ impl MatMul {
         level: Level,
     ) -> MatMul {
         let mut lookups = vec![Lookup::default(); plan.weights.len()];
+        let mut known: HashMap<(*const u8, u32), Lookup> = HashMap::new();
         let (mut packed, mut cols, mut panel) = (0, 0, [0, 0]);
         for op in &plan.ops[ops] {
             let Op::MatMul { input, parts } = op else { continue };
             let slot = &plan.slots[input.0];
             for part in parts {
-                lookups[part.weight.0] = Lookup::new(&plan.weights[part.weight.0], level);
+                // Weights with one table share what is made of it, so that it stays in the cache.
+                let weight = &plan.weights[part.weight.0];
+                let lookup = known.entry((weight.table.as_ptr(), weight.kind.id()));
+                lookups[part.weight.0] =
+                    lookup.or_insert_with(|| Lookup::new(weight, level)).clone();
             }
             cols = slot.width.max(cols);
             let rows = match slot.extent {
@@ -107,7 +113,11 @@ impl State {
     /// As [`State::op`].
     unsafe fn few_columns(&self, worker: &Worker, columns: &Columns, parts: &[Part]) {
         let all: usize = parts.iter().map(|part| self.rows_of(part)).sum();
-        let step = (all / (PIECES * worker.count())).next_multiple_of(8).clamp(8, ROWS_MAX);
+        let blocks = parts.iter().map(|part| self.plan.weights[part.weight.0].kind.row_block());
+        // Whole vectors, and rows that share codes stay together.
+        let unit = blocks.fold(8, least_common_multiple).min(ROWS_MAX);
+        let step = (all / (PIECES * worker.count())).next_multiple_of(unit);
+        let step = step.clamp(unit, ROWS_MAX / unit * unit);
         let pieces = parts.iter().map(|part| self.rows_of(part).div_ceil(step)).sum();
         let mut local = self.mat_mul.local(worker);
         let mut products = [0.0; COLUMNS_MAX * ROWS_MAX];
@@ -167,7 +177,8 @@ impl State {
             let weight = &self.plan.weights[part.weight.0];
             let first = panel * packing.rows;
             let count = packing.rows.min(weight.rows - first);
-            local.panel.fill(self.level, weight, first, count);
+            let lookup = &self.mat_mul.lookups[part.weight.0];
+            local.panel.fill(self.level, weight, lookup, first, count);
             let bias = part
                 .bias
                 .map_or(std::ptr::null(), |bias| self.vector(bias)[first..first + count].as_ptr());
@@ -187,4 +198,8 @@ impl State {
             }
         }
     }
+}
+
+fn least_common_multiple(a: usize, b: usize) -> usize {
+    (a..).step_by(a).find(|multiple| multiple.is_multiple_of(b)).expect("their product is one")
 }

@@ -12,7 +12,7 @@
 use crate::simd::{Simd, WithSimd};
 
 use super::super::{Int8Row, Kernel, Layout, SUB, Tensor};
-use super::{Int8Columns, Lookup, Scratch, codes_stride, runs, subs_stride};
+use super::{Int8Columns, Lookup, Scratch, codes_stride, points, runs, subs_stride};
 
 /// See [`super::mat_vec`].
 pub(super) struct MatVec<'a> {
@@ -38,6 +38,7 @@ impl WithSimd for MatVec<'_> {
         match self.weight.kind.layout() {
             Layout::Pairs if runs::fits(self.weight, columns) => runs::rows(s, self),
             Layout::Integers if runs::fits(self.weight, columns) => runs::rows(s, self),
+            Layout::Points { .. } => points::rows(s, self),
             _ => unpacked_rows(s, self),
         }
     }

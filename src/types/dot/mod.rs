@@ -14,7 +14,10 @@
 mod float;
 mod int8;
 mod panel;
+mod points;
 mod runs;
+
+use std::sync::Arc;
 
 use crate::simd::{Level, PairTable, Simd};
 
@@ -121,23 +124,24 @@ pub fn refusal(weight: &Tensor, activation_group: Option<usize>) -> Option<Strin
     }
 }
 
-/// What a weight's kernel needs beside its planes, made once.
+/// What a weight's kernel needs beside its planes; clones share it.
 #[derive(Clone, Default)]
 pub struct Lookup {
-    pairs: Option<Box<PairTable>>,
+    pairs: Option<Arc<PairTable>>,
+    points: Option<Arc<points::Points>>,
 }
 
 impl Lookup {
-    /// For a weight.
+    /// For a weight, and for any other with its type and its table.
     pub fn new(weight: &Tensor, level: Level) -> Lookup {
         let pairs = match weight.kind.layout() {
             Layout::Pairs => {
                 let table: &[i8] = bytemuck::cast_slice(&weight.table);
-                Some(Box::new(PairTable::new(table, level)))
+                Some(Arc::new(PairTable::new(table, level)))
             }
             _ => None,
         };
-        Lookup { pairs }
+        Lookup { pairs, points: points::Points::new(weight).map(Arc::new) }
     }
 }
 

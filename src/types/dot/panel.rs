@@ -12,8 +12,10 @@ use std::ptr;
 
 use crate::simd::{Level, Simd, WithSimd};
 
-use super::super::{Int8Row, Kernel, SUB, Tensor};
-use super::{Columns, FloatColumns, Int8Columns, codes_stride, subs_stride};
+use half::f16;
+
+use super::super::{Int8Row, Kernel, Rows, SUB, Tensor};
+use super::{Columns, FloatColumns, Int8Columns, Lookup, codes_stride, points, subs_stride};
 
 /// The most lanes of any instruction set, times two.
 const PANEL_MAX: usize = 32;
@@ -139,8 +141,15 @@ impl Panel {
     ///
     /// # Panics
     /// If there are too many, or [`super::refusal`] has one.
-    pub fn fill(&mut self, level: Level, weight: &Tensor, first: usize, count: usize) {
-        level.dispatch(Fill { panel: self, weight, first, count });
+    pub fn fill(
+        &mut self,
+        level: Level,
+        weight: &Tensor,
+        lookup: &Lookup,
+        first: usize,
+        count: usize,
+    ) {
+        level.dispatch(Fill { panel: self, weight, lookup, first, count });
     }
 
     /// Multiplies with a tile of columns of which `columns` are real.
@@ -180,6 +189,7 @@ pub struct Output {
 struct Fill<'a> {
     panel: &'a mut Panel,
     weight: &'a Tensor,
+    lookup: &'a Lookup,
     first: usize,
     count: usize,
 }
@@ -188,8 +198,8 @@ impl WithSimd for Fill<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with<S: Simd>(self, _: S) {
-        let Fill { panel, weight, first, count } = self;
+    fn with<S: Simd>(self, s: S) {
+        let Fill { panel, weight, lookup, first, count } = self;
         let (cols, rows) = (weight.cols, 2 * S::LANES);
         assert!(count <= rows, "a panel has {rows} rows");
         let kernel = weight.kind.kernel();
@@ -203,6 +213,12 @@ impl WithSimd for Fill<'_> {
             Kernel::Int8 { group, mins } => {
                 let group = if group == 0 { weight.group } else { group };
                 panel.filled = Filled { rows: count, cols, int8: true, group, mins };
+                if let Some(points) = &lookup.points {
+                    let planes = weight.rows(first..first + count);
+                    unpack_norms(panel, &planes, rows);
+                    let packed = &mut panel.packed[..rows * cols / 4];
+                    return points::fill(s, points, &planes, packed);
+                }
                 unpack_rows(panel, weight, first, rows);
                 cols / 4
             }
@@ -248,6 +264,19 @@ fn unpack_rows(panel: &mut Panel, weight: &Tensor, first: usize, rows: usize) {
             for (sub, &min) in row.mins.iter().enumerate() {
                 panel.mins[sub * rows + r] = min;
             }
+        }
+    }
+}
+
+/// The scales of rows that have nothing but norms.
+#[inline(always)]
+fn unpack_norms(panel: &mut Panel, planes: &Rows, rows: usize) {
+    let (subs, groups) = (planes.cols / SUB, planes.cols / planes.group);
+    panel.scales[..rows * subs].fill(0.0);
+    for (r, norms) in planes.norms.as_chunks::<2>().0.chunks_exact(groups).enumerate() {
+        for sub in 0..subs {
+            let norm = f16::from_le_bytes(norms[sub * SUB / planes.group]).to_f32();
+            panel.scales[sub * rows + r] = norm;
         }
     }
 }
@@ -359,7 +388,7 @@ fn int8_tile<S: Simd, const T: usize, const MINS: bool>(s: S, work: &Multiply) -
     sums
 }
 
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
+pub(super) fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
