@@ -9,8 +9,8 @@ use half::{bf16, f16};
 
 use super::raw::{self, RawType};
 use super::{
-    Block, Bytes, ColumnPlanes, Int8Row, Kernel, Layout, PRIVATE_IDS, Role, Rows, SUB, Tensor,
-    TensorType,
+    Block, Bytes, ColumnPlanes, Int8Row, Kernel, Layout, PRIVATE_IDS, Role, Rows, SUB, Shader,
+    Tensor, TensorType,
 };
 
 /// Numbers of a point at most.
@@ -145,6 +145,8 @@ impl Shape {
 pub struct Vptq {
     name: &'static str,
     id: u32,
+    /// Of the shader.
+    constants: &'static [(&'static str, u32)],
     /// What makes it.
     pub shape: Shape,
 }
@@ -162,7 +164,11 @@ pub fn of_shape(shape: Shape) -> Option<&'static Vptq> {
     let id = FIRST_ID + known.len() as u32;
     let make = || {
         let name = Box::leak(shape.name().into_boxed_str());
-        &*Box::leak(Box::new(Vptq { name, id, shape }))
+        let width = shape.bits + shape.residual_bits;
+        let numbers =
+            [("V", shape.v), ("BITS", shape.bits), ("MORE", shape.residual_bits), ("WIDTH", width)];
+        let constants = Box::leak(Box::new(numbers.map(|(name, value)| (name, value as u32))));
+        &*Box::leak(Box::new(Vptq { name, id, constants, shape }))
     };
     Some(known.entry(shape).or_insert_with(make))
 }
@@ -355,6 +361,15 @@ impl TensorType for Vptq {
             Entries::Int8 => Kernel::Int8 { group: 0, mins: false },
             Entries::F16 | Entries::Bf16 => Kernel::Float,
         }
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        (self.shape.entries == Entries::Int8).then_some(Shader {
+            text: include_str!("../../shaders/types/vptq.wgsl"),
+            constants: self.constants,
+            chunk: 32,
+            table_words: 0,
+        })
     }
 
     /// With points that somebody learned; [`TensorType::encode`] has none.

@@ -14,7 +14,7 @@ use gridmill::plan::{
 };
 use gridmill::run::verify::verify;
 use gridmill::run::{self, Session};
-use gridmill::types::{Basis, Kernel, TYPES, TensorType, by_name};
+use gridmill::types::{Basis, INT8_SHADER, Kernel, TYPES, TensorType, by_name};
 
 use crate::cpu;
 use crate::formats;
@@ -157,6 +157,22 @@ fn products_of_every_type_match_the_reference() {
     }
 }
 
+/// Rows that share codes, a number of rows that their blocks do not divide, and neighbours.
+#[test]
+fn products_of_learned_points_match_the_reference() {
+    for (kind, rows) in [("VPTQ_V6_K4096", [96, 120]), ("VPTQ_V8_K4096_R256", [100, 37])] {
+        let kind = by_name(kind).unwrap();
+        let product =
+            Product { kinds: [kind, kind], cols: 576, rows, group: 64, basis: Basis::Original };
+        check(&product, Mask::NONE, "everything");
+        let kinds = [kind, by_name("Q8_0").unwrap()];
+        let product =
+            Product { kinds, cols: 576, rows: [320, 64], group: 64, basis: Basis::Original };
+        let mask = Mask { binding_bytes_max: 32 << 10, ..Mask::NONE };
+        check(&product, mask, "bindings of 32 KiB");
+    }
+}
+
 #[test]
 fn slower_paths_match_the_reference() {
     for name in ["HIGGS_P2_N256", "Q4_K", "Q6_K", "F16"] {
@@ -232,7 +248,8 @@ fn vectors_of_the_pages_decode() {
         let kv = KvFormat::F16;
         let capacity = Capacity { rows, logit_rows: rows, sequences: 1, context: rows, kv };
         let gpu = Gpu::new(device.clone(), plan, capacity, 0..1, Options::default());
-        if kind.shader().is_none() && kind.kernel() != Kernel::Float && !cols.is_multiple_of(32) {
+        let chunk = kind.shader().unwrap_or(INT8_SHADER).chunk.max(1);
+        if kind.kernel() != Kernel::Float && !cols.is_multiple_of(chunk) {
             let error = gpu.err().expect("a row is too short").to_string();
             assert!(error.contains("expected rows of a multiple of 32 on a GPU"), "{error}");
             continue;

@@ -4,12 +4,14 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 use gridmill::backend::gpu::shader::{Choices, KERNELS, Recipe, assemble, shared};
-use gridmill::types::{INT8_SHADER, Kernel, Shader, TYPES};
+use gridmill::types::{INT8_SHADER, Kernel, Shader, TYPES, by_name};
 
 /// Every type's way of decoding, and the one for types without.
 fn types() -> Vec<(&'static str, Shader)> {
     let own = TYPES.iter().filter_map(|kind| Some((kind.name(), kind.shader()?)));
-    own.chain([("int8", INT8_SHADER)]).collect()
+    let learned = ["VPTQ_V8_K4096", "VPTQ_V6_K4096_R4096", "VPTQ_V16_K65536_R65536"];
+    let learned = learned.map(|name| (name, by_name(name).and_then(|kind| kind.shader()).unwrap()));
+    own.chain([("int8", INT8_SHADER)]).chain(learned).collect()
 }
 
 /// A section of a matrix of 512 columns.

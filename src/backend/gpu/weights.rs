@@ -157,12 +157,13 @@ impl Weights {
             let tensors: Vec<&Tensor> = run.iter().map(|p| &plan.weights[p.weight.0]).collect();
             let rows: usize = tensors.iter().map(|tensor| tensor.rows).sum();
             let bias = biases(plan, run);
-            let row_bytes = device_row_bytes(tensors[0]);
-            // A multiple of four, so that pieces begin on whole words.
-            let most = binding_bytes(device) / row_bytes / 4 * 4;
+            // So many that pieces begin on whole words, and with rows that share codes.
+            let unit = 4 * tensors[0].kind.row_block();
+            let unit_bytes = device_code_bytes(tensors[0], unit);
+            let most = binding_bytes(device) / unit_bytes * unit;
             if most == 0 {
                 let (name, max) = (&tensors[0].name, binding_bytes(device));
-                bail!("{name}: expected four rows within {max} bytes on this device");
+                bail!("{name}: expected {unit} rows within {max} bytes on this device");
             }
             let mut start = 0;
             while start < rows {
@@ -235,11 +236,12 @@ impl Weights {
     ) -> Result<Section> {
         let (kind, cols, group) = (tensors[0].kind, tensors[0].cols, tensors[0].group);
         let mins = matches!(kind.kernel(), Kernel::Int8 { mins: true, .. });
+        let chunk = kind.shader().unwrap_or(INT8_SHADER).chunk.max(1);
+        if !cols.is_multiple_of(chunk) {
+            let name = &tensors[0].name;
+            bail!("{name}: expected rows of a multiple of {chunk} on a GPU, found {cols}");
+        }
         let Some(shader) = kind.shader() else {
-            if !cols.is_multiple_of(INT8_SHADER.chunk) {
-                let (name, chunk) = (&tensors[0].name, INT8_SHADER.chunk);
-                bail!("{name}: expected rows of a multiple of {chunk} on a GPU, found {cols}");
-            }
             self.transcoded.extend(tensors.iter().map(|tensor| tensor.name.clone()));
             let buffers = transcode(device, up, tensors, start, count, mins)?;
             let shader = INT8_SHADER;
@@ -257,12 +259,15 @@ impl Weights {
             });
         };
         let mut buffers = Vec::new();
-        let planes: [(&'static str, usize); 2] =
-            [("codes", tensors[0].row_bytes()), ("norms", crate::types::norm_bytes(cols, group))];
-        for (name, row_bytes) in planes.into_iter().filter(|(_, bytes)| *bytes > 0) {
-            let to = weight_buffer(device, &tensors[0].name, count * row_bytes + PADDING);
+        let planes: [(&'static str, usize, usize); 2] = [
+            ("codes", tensors[0].row_bytes(), kind.row_block()),
+            ("norms", crate::types::norm_bytes(cols, group), 1),
+        ];
+        for (name, row_bytes, block) in planes.into_iter().filter(|(_, bytes, _)| *bytes > 0) {
+            let len = count.div_ceil(block) * row_bytes;
+            let to = weight_buffer(device, &tensors[0].name, len + PADDING);
             let bytes = if name == "codes" { codes_of } else { norms_of };
-            copy_rows(up, tensors, start, count, row_bytes, bytes, &to)?;
+            copy_rows(up, tensors, (start, count), (row_bytes, block), bytes, &to)?;
             buffers.push((name, to));
         }
         if !tensors[0].table.is_empty() {
@@ -305,11 +310,11 @@ pub(super) fn has_no_form(tensor: &Tensor) -> bool {
     tensor.kind.shader().is_none() && tensor.kind.kernel() == Kernel::Float
 }
 
-/// Bytes of a row of codes on the device.
-pub(super) fn device_row_bytes(tensor: &Tensor) -> usize {
+/// Bytes of the codes of some rows on the device.
+pub(super) fn device_code_bytes(tensor: &Tensor, rows: usize) -> usize {
     match tensor.kind.shader() {
-        Some(_) => tensor.row_bytes(),
-        None => tensor.cols,
+        Some(_) => rows.div_ceil(tensor.kind.row_block()) * tensor.row_bytes(),
+        None => rows * tensor.cols,
     }
 }
 
@@ -331,7 +336,7 @@ fn runs<'a>(plan: &Plan, parts: &'a [Part], places: &[Place], bytes_max: usize) 
     let mut bytes = 0;
     for end in 1..=parts.len() {
         let last = &plan.weights[parts[end - 1].weight.0];
-        bytes += device_row_bytes(last) * last.rows;
+        bytes += device_code_bytes(last, last.rows);
         let goes_on = parts.get(end).is_some_and(|next| {
             let tensor = &plan.weights[next.weight.0];
             tensor.kind.id() == last.kind.id()
@@ -341,7 +346,8 @@ fn runs<'a>(plan: &Plan, parts: &'a [Part], places: &[Place], bytes_max: usize) 
                 && places[next.out.0].offset == places[parts[end - 1].out.0].offset + last.rows
                 && bytes.is_multiple_of(4)
                 && (last.rows * crate::types::norm_bytes(last.cols, last.group)).is_multiple_of(4)
-                && bytes + device_row_bytes(tensor) * tensor.rows <= bytes_max
+                && last.rows.is_multiple_of(last.kind.row_block())
+                && bytes + device_code_bytes(tensor, tensor.rows) <= bytes_max
         });
         if !goes_on {
             runs.push(&parts[start..end]);
@@ -362,9 +368,8 @@ fn norms_of<'a>(rows: Rows<'a>) -> &'a [u8] {
 fn copy_rows<'a>(
     up: &mut Uploader,
     tensors: &[&'a Tensor],
-    start: usize,
-    count: usize,
-    row_bytes: usize,
+    (start, count): (usize, usize),
+    (row_bytes, block): (usize, usize),
     bytes: fn(Rows<'a>) -> &'a [u8],
     to: &wgpu::Buffer,
 ) -> Result<()> {
@@ -374,7 +379,7 @@ fn copy_rows<'a>(
         let end = (start + count).min(first + tensor.rows);
         if from < end {
             let rows = tensor.rows(from - first..end - first);
-            up.copy(bytes(rows), to, (from - start) * row_bytes)?;
+            up.copy(bytes(rows), to, (from - start) / block * row_bytes)?;
         }
         first += tensor.rows;
     }

@@ -1,0 +1,75 @@
+// VPTQ_V*_K*: see formats/vptq.md. A code names a point of V rows in one column, and its upper bits
+// perhaps a second point; a thread takes the number that is its row's. Codes follow each other bit
+// by bit, 32 of them in WIDTH words.
+
+const COLS = 64u;
+const GROUP = 32u;
+const CHUNK = 32u;
+const MINS = false;
+const SPLIT = GROUP % 32u != 0u;
+const V = 8u; // rows of a point
+const BITS = 12u; // of the first code
+const MORE = 8u; // bits of the second code; 0 for none
+const WIDTH = 20u; // bits of both
+
+@group(0) @binding(0) var<storage, read> codes: array<u32>;
+@group(0) @binding(1) var<storage, read> table: array<u32>;
+// import norms
+
+struct Raw {
+    // One more than there are: what the last code does not need.
+    words: array<u32, WIDTH + 1u>,
+    // The place of the row in its points.
+    place: u32,
+    norms: vec2<u32>,
+    // How far up in their words the norms are.
+    shifts: vec2<u32>,
+}
+
+fn load_raw(row: u32, chunk: u32) -> Raw {
+    var raw: Raw;
+    let word = (row / V * (COLS / CHUNK) + chunk) * WIDTH;
+    // unroll
+    for (var i = 0u; i < WIDTH; i += 1u) {
+        raw.words[i] = codes[word + i];
+    }
+    let at = norms_at(row, chunk * CHUNK);
+    raw.place = row % V;
+    raw.norms = vec2(norms[at.x / 2u], norms[at.y / 2u]);
+    raw.shifts = at % 2u * 16u;
+    return raw;
+}
+
+fn run_of(raw: Raw, i: u32) -> Run {
+    var bytes: array<u32, 8>;
+    // unroll
+    for (var j = 0u; j < 32u; j += 1u) {
+        var code = raw.words[j * WIDTH / 32u] >> (j * WIDTH % 32u);
+        if (j * WIDTH % 32u + WIDTH > 32u) {
+            code |= raw.words[j * WIDTH / 32u + 1u] << ((32u - j * WIDTH % 32u) % 32u);
+        }
+        bytes[j / 4u] |= (number(code, raw.place) & 0xffu) << (j % 4u * 8u);
+    }
+    return Run(
+        vec4(bytes[0], bytes[1], bytes[2], bytes[3]),
+        vec4(bytes[4], bytes[5], bytes[6], bytes[7]),
+        norm_scales(raw.norms, raw.shifts),
+        vec2(0.0),
+    );
+}
+
+fn number(code: u32, place: u32) -> u32 {
+    var sum = entry((code & ((1u << BITS) - 1u)) * V + place);
+    if (MORE > 0u) {
+        let second = (code >> BITS) & ((1u << MORE) - 1u);
+        sum += entry((V << BITS) + second * V + place);
+    }
+    return u32(clamp(sum, -127, 127));
+}
+
+// A byte of the table.
+fn entry(at: u32) -> i32 {
+    return extractBits(i32(table[at / 4u]), at % 4u * 8u, 8u);
+}
+
+fn fill_table(thread: u32, threads: u32) {}
