@@ -53,7 +53,7 @@ fn integers(block: &[u8; BYTES], values: &mut [i8; LEN], scales: &mut [f32; SUBS
         for (values, power) in room.chunks_exact_mut(bytes).zip([1, 3, 9, 27, 81]) {
             for (value, &byte) in values.iter_mut().zip(run) {
                 let rest = u16::from(byte.wrapping_mul(power));
-                *value = (rest * 3 >> 8) as i8 - 1;
+                *value = ((rest * 3) >> 8) as i8 - 1;
             }
         }
         (codes, values) = (rest, more);
