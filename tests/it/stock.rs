@@ -50,8 +50,8 @@ fn check(kind: &dyn TensorType) {
     }
 }
 
-/// The tiny model with wider rows, so that every block divides them, and with matrices of this type;
-/// and the same with what these decode to.
+/// The tiny model with wider rows, so that every block divides them, and with matrices of this
+/// type; and the same with what these decode to.
 fn models(kind: &dyn TensorType) -> (Parts, Parts) {
     let mut random = Random(u64::from(kind.id()));
     let blocks = blocks(kind, &mut random);
