@@ -9,6 +9,9 @@ from gridmill import higgs, kinds, register_types, transform
 from gridmill.planes import CODES, NORMS, TABLE
 from support import DATA, bits, from_hex, grid, pages, table_rows, vectors
 
+# Stock types that gguf 0.19.0 does not decode; the last it does not even know.
+NOT_IN_GGUF = ("Q1_0", "Q2_0")
+
 
 def decoded(vector: dict[str, str]) -> np.ndarray:
     """What the codes of a vector decode to, flat."""
@@ -38,6 +41,8 @@ class Pages(unittest.TestCase):
         seen = set()
         for page, text in pages():
             for vector in vectors(text):
+                if vector["type"] in NOT_IN_GGUF:
+                    continue
                 with self.subTest(page=page, type=vector["type"]):
                     expected = np.array(vector["values"].split(), np.float32)
                     np.testing.assert_array_equal(bits(decoded(vector)), bits(expected))
@@ -72,6 +77,8 @@ class Records(unittest.TestCase):
         lines = (DATA / "types.tsv").read_text().splitlines()[1:]
         for line in lines:
             name, number, values, size, _ = line.split("\t")
+            if name == NOT_IN_GGUF[-1]:
+                continue
             with self.subTest(type=name):
                 kind = GGMLQuantizationType(int(number))
                 self.assertEqual(kind.name, name)
@@ -82,6 +89,8 @@ class Records(unittest.TestCase):
         cases = [line.split("\t")[1:] for line in lines if line.startswith("decode\t")]
         self.assertGreater(len(cases), 10)
         for name, codes, values in cases:
+            if name in NOT_IN_GGUF:
+                continue
             with self.subTest(type=name):
                 found = decoded({"type": name, "codes": codes}).astype("<f4")
                 expected = from_hex(values).view("<f4")

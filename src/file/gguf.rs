@@ -272,7 +272,8 @@ fn tensor_info(
     let number = cursor.u32()?;
     let offset = cursor.u64()?;
     let Some(kind) = raw::find(number, types) else {
-        let error = Error::new(format!("unknown type number {number}"));
+        // What it takes in the file only its type could tell.
+        let error = Error::new(format!("unknown type number {number}, of shape {shape:?}"));
         return Err(error.with_hint(raw::explain_unknown(number)));
     };
     let bytes = tensor_bytes(&shape, kind)?;

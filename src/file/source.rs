@@ -170,7 +170,11 @@ impl Source {
         if info.shape.contains(&0) {
             bail!("tensor `{name}` has shape {:?}, which holds no values", info.shape);
         }
-        bail!("tensor `{name}` has type {}, which is not supported", info.kind.name)
+        let RawType { name: kind, id, .. } = info.kind;
+        bail!(
+            "tensor `{name}` has type {kind} (number {id}, {} bytes), which is not supported",
+            info.bytes
+        )
     }
 
     /// What the signs of a weight were made from; 0 where they are all +1, or there are none.

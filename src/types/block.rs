@@ -59,6 +59,40 @@ pub(super) fn unpack_blocks<'a, const BYTES: usize, const LEN: usize, const SUBS
     blocks.zip(values).zip(scales).map(|((block, values), scales)| (block, values, scales))
 }
 
+/// `decode` of a type whose values are exactly its small integers times their scales: what
+/// `integers` makes of a block is all that there is to know about the type.
+///
+/// # Panics
+/// If the codes or the room are not exactly the rows.
+pub(super) fn decode_integers<const BYTES: usize, const LEN: usize, const SUBS: usize>(
+    rows: &Rows,
+    out: &mut [f32],
+    integers: impl Fn(&[u8; BYTES], &mut [i8; LEN], &mut [f32; SUBS]),
+) {
+    const { assert!(SUBS * SUB == LEN, "a block has a scale per SUB values") }
+    let (mut values, mut scales) = ([0; LEN], [0.0; SUBS]);
+    for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
+        integers(block, &mut values, &mut scales);
+        for (i, (out, &value)) in out.iter_mut().zip(&values).enumerate() {
+            *out = scales[i / SUB] * f32::from(value);
+        }
+    }
+}
+
+/// `unpack` of such a type.
+///
+/// # Panics
+/// If the codes or the room are not exactly the row.
+pub(super) fn unpack_integers<const BYTES: usize, const LEN: usize, const SUBS: usize>(
+    row: &Rows,
+    out: &mut Int8Row,
+    integers: impl Fn(&[u8; BYTES], &mut [i8; LEN], &mut [f32; SUBS]),
+) {
+    for (block, values, scales) in unpack_blocks::<BYTES, LEN, SUBS>(row, out) {
+        integers(block, values, scales);
+    }
+}
+
 /// One block's room in the integer form of a type with minimums.
 pub(super) struct Int8Block<'a, const LEN: usize, const SUBS: usize> {
     pub(super) values: &'a mut [i8; LEN],
@@ -134,6 +168,18 @@ pub(super) fn unpack_halves<const LEN: usize>(
 #[inline(always)]
 pub(super) fn bit(bytes: &[u8], index: usize) -> u8 {
     bytes[index / 8] >> (index % 8) & 1
+}
+
+/// Four bits of some bytes, the low half of the first byte first.
+#[inline(always)]
+pub(super) fn nibble(bytes: &[u8], index: usize) -> u8 {
+    bytes[index / 2] >> (index % 2 * 4) & 0xf
+}
+
+/// Two bits of some bytes, the lowest of the first byte first.
+#[inline(always)]
+pub(super) fn pair(bytes: &[u8], index: usize) -> u8 {
+    bytes[index / 4] >> (index % 4 * 2) & 3
 }
 
 /// 32 five-bit values less an offset of at most 16: the low halves of the codes, then the high

@@ -12,8 +12,20 @@ mod f16;
 mod f32;
 mod higgs;
 mod higgs_fit;
+mod iq1_m;
+mod iq1_s;
+mod iq2_s;
+mod iq2_xs;
+mod iq2_xxs;
+mod iq3_s;
+mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
+mod mxfp4;
+mod nvfp4;
+mod points;
+mod q1_0;
+mod q2_0;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -26,6 +38,8 @@ mod q6_k;
 mod q8_0;
 pub mod raw;
 mod tensor;
+mod tq1_0;
+mod tq2_0;
 mod vptq;
 
 pub use higgs::{HIGGS, Higgs, grid};
@@ -326,6 +340,19 @@ pub static TYPES: &[&dyn TensorType] = &[
     &q6_k::Q6K,
     &iq4_nl::Iq4Nl,
     &iq4_xs::Iq4Xs,
+    &iq1_s::Iq1S,
+    &iq1_m::Iq1M,
+    &iq2_xxs::Iq2Xxs,
+    &iq2_xs::Iq2Xs,
+    &iq2_s::Iq2S,
+    &iq3_xxs::Iq3Xxs,
+    &iq3_s::Iq3S,
+    &tq1_0::Tq1_0,
+    &tq2_0::Tq2_0,
+    &mxfp4::Mxfp4,
+    &nvfp4::Nvfp4,
+    &q1_0::Q1_0,
+    &q2_0::Q2_0,
     &higgs::P1_N16,
     &higgs::P2_N16,
     &higgs::P2_N64,

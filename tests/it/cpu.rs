@@ -65,6 +65,11 @@ pub(crate) fn tensor(
     } else {
         // Bytes below 0x38 make half-precision scales below one, wherever the block has them.
         codes.iter_mut().for_each(|byte| *byte = (random.bits() % 0x38) as u8);
+        // Below 0x38, an exponent for all of a block is so low that every product vanishes.
+        if kind.name() == "MXFP4" {
+            let blocks = codes.chunks_exact_mut(kind.block().bytes);
+            blocks.for_each(|block| block[0] = 0x7b + (random.bits() % 4) as u8);
+        }
     }
     let table: Vec<u8> = table.into_iter().map(i8::cast_unsigned).collect();
     Tensor {

@@ -196,9 +196,10 @@ fn tensors() {
 #[test]
 fn unknown_type_numbers() {
     let error = |kind| {
-        let raw = Raw::head(1, 0).tensor("x", &[32], kind, 0).data(64);
+        let raw = Raw::head(1, 0).tensor("x", &[32, 3], kind, 0).data(64);
         let error = Gguf::parse(&raw.0).expect_err("an unknown type");
-        assert_eq!(error.to_string(), format!("tensor `x`: unknown type number {kind}"));
+        let expected = format!("tensor `x`: unknown type number {kind}, of shape [32, 3]");
+        assert_eq!(error.to_string(), expected);
         error.hint().expect("advice").to_string()
     };
     assert!(error(4).starts_with("number 4 was Q4_2 and has been removed"), "{}", error(4));

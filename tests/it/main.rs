@@ -30,6 +30,7 @@ mod shaders;
 mod simd;
 mod source;
 mod split;
+mod stock;
 mod text;
 mod tidy;
 mod transform;

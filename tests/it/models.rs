@@ -24,7 +24,7 @@ const NAMES: [&str; 8] =
 const TOLERANCE: f64 = 1e-4;
 
 /// What `transformers` computes for one sequence.
-struct Golden {
+pub(crate) struct Golden {
     tokens: Vec<u32>,
     /// `(tokens, vocabulary)`.
     logits: Vec<f32>,
@@ -38,7 +38,7 @@ pub(crate) fn open(path: &Path) -> Source {
     Source::open(path).expect("the file is whole")
 }
 
-fn golden(name: &str) -> [Golden; 2] {
+pub(crate) fn golden(name: &str) -> [Golden; 2] {
     let bytes = fs::read(model_path(&format!("{name}.golden"))).expect("committed");
     let mut words = bytes.as_chunks::<4>().0.iter().copied();
     let mut next = move || words.next().expect("the file is whole");
@@ -56,7 +56,7 @@ fn golden(name: &str) -> [Golden; 2] {
 }
 
 /// RMS of the difference over RMS.
-fn distance(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let square = |value: f64| value * value;
     let pairs = found.iter().zip(expected);
@@ -66,7 +66,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// The oracle, and the fast backend with every instruction set of this machine.
-fn devices() -> Vec<Options> {
+pub(crate) fn devices() -> Vec<Options> {
     let options = |device, level| Options {
         device,
         level,
@@ -109,7 +109,7 @@ const WAYS: [(&str, Way); 4] = [
     }),
 ];
 
-fn whole(source: &Source, options: &Options, golden: &[Golden; 2]) -> [Vec<f32>; 2] {
+pub(crate) fn whole(source: &Source, options: &Options, golden: &[Golden; 2]) -> [Vec<f32>; 2] {
     let mut session = Session::open(source, options).expect("a model of ours");
     [0, 1].map(|sequence| {
         let tokens = &golden[sequence].tokens;

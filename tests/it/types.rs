@@ -4,40 +4,85 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::{env, fs};
 
-use gridmill::types::{Int8Row, Kernel, Rows, SUB, TYPES, TensorType, by_id, by_name};
+use gridmill::types::raw::{self, RawType};
+use gridmill::types::{Int8Row, Kernel, PRIVATE_IDS, Rows, SUB, TYPES, TensorType, by_id, by_name};
 use half::{bf16, f16};
+use sha2::{Digest, Sha256};
 
-/// ggml's numbers of the stock types (`enum ggml_type` in ggml.h).
-const GGML_IDS: [(&str, u32); 15] = [
-    ("F32", 0),
-    ("F16", 1),
-    ("Q4_0", 2),
-    ("Q4_1", 3),
-    ("Q5_0", 6),
-    ("Q5_1", 7),
-    ("Q8_0", 8),
-    ("Q2_K", 10),
-    ("Q3_K", 11),
-    ("Q4_K", 12),
-    ("Q5_K", 13),
-    ("Q6_K", 14),
-    ("IQ4_NL", 20),
-    ("IQ4_XS", 23),
-    ("BF16", 30),
-];
+/// Where random bytes start, here and in `tests/data/types/make.py`.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A line of `tests/data/types/ggml.tsv`: a number that ggml has given to a type.
+struct GgmlType {
+    id: u32,
+    name: String,
+    block: (usize, usize),
+    /// `weight`; `activation` for what ggml makes while it multiplies; `number` for types that it
+    /// multiplies no weight of; `removed`.
+    purpose: String,
+}
+
+fn ggml_types() -> Vec<GgmlType> {
+    let text = fs::read_to_string(data("types/ggml.tsv")).unwrap();
+    let types: Vec<GgmlType> = text
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let [id, name, len, bytes, purpose] = line.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("five columns expected, found {line:?}")
+            };
+            let block = (len.parse().unwrap(), bytes.parse().unwrap());
+            let (name, purpose) = (name.to_owned(), purpose.to_owned());
+            GgmlType { id: id.parse().unwrap(), name, block, purpose }
+        })
+        .collect();
+    assert!(types.iter().map(|kind| kind.id).eq(0..43), "ggml has numbers 0 to 42");
+    types
+}
 
 #[test]
 fn names_and_ids() {
     let names: HashSet<_> = TYPES.iter().map(|kind| kind.name().to_lowercase()).collect();
     let ids: HashSet<_> = TYPES.iter().map(|kind| kind.id()).collect();
     assert_eq!((names.len(), ids.len()), (TYPES.len(), TYPES.len()), "two types share one");
-    for (name, id) in GGML_IDS {
-        assert_eq!(by_id(id).map(|kind| kind.name()), Some(name));
-        assert_eq!(by_name(&name.to_lowercase()).map(|kind| kind.id()), Some(id));
+    for kind in TYPES {
+        let name = kind.name().to_lowercase();
+        assert_eq!(by_name(&name).map(|kind| kind.id()), Some(kind.id()));
     }
-    // Removed from ggml: nobody may read a file that has them as if it had something else.
-    assert!([4, 5, 31, 32, 33, 36, 37, 38].iter().all(|&id| by_id(id).is_none()));
     assert!(by_name("Q4").is_none());
+}
+
+/// Every type that ggml multiplies weights of is one of ours, and its other numbers are not: nobody
+/// may read a file that has them as if it had something else.
+#[test]
+fn every_type_of_ggml_has_a_type_here() {
+    for GgmlType { id, name, block, purpose } in ggml_types() {
+        let ours = by_id(id);
+        let raw = raw::find(id, &[]);
+        match purpose.as_str() {
+            "weight" => {
+                let ours = ours.unwrap_or_else(|| panic!("no type for number {id}, {name}"));
+                let found = (ours.name(), (ours.block().len, ours.block().bytes));
+                assert_eq!(found, (name.as_str(), block), "number {id}");
+                assert_eq!(raw, Some(RawType::of(ours)), "number {id}");
+            }
+            "activation" | "number" => {
+                assert!(ours.is_none(), "{name} is no type of weights");
+                let (block_len, block_bytes) = (block.0 as u64, block.1 as u64);
+                let raw = raw.unwrap_or_else(|| panic!("{name} cannot be listed"));
+                let found = (raw.name, raw.block_len, raw.block_bytes);
+                assert_eq!(found, (name.as_str(), block_len, block_bytes), "number {id}");
+            }
+            "removed" => {
+                assert!(ours.is_none() && raw.is_none(), "{name} is no more");
+                let advice = raw::explain_unknown(id);
+                assert!(advice.contains(&format!("was {name} and has been removed")), "{advice}");
+            }
+            _ => panic!("{name}: {purpose:?} is no use of a type"),
+        }
+    }
+    let stock = ggml_types().iter().filter(|kind| kind.purpose == "weight").count();
+    assert_eq!(TYPES.iter().filter(|kind| kind.id() < PRIVATE_IDS).count(), stock);
 }
 
 #[test]
@@ -49,19 +94,36 @@ fn decode_and_encode_are_bit_exact_with_gguf_py() {
             panic!("four columns expected, found {line:?}")
         };
         let kind = by_name(name).unwrap();
-        let (from, to) = (from_hex(from), from_hex(to));
         match what {
-            "decode" => check_bits(kind, &from, &decode(kind, &from), &floats(&to)),
-            "encode" => assert_eq!(encode(kind, &floats(&from)), to, "{line}"),
-            _ => panic!("decode or encode expected, found {what:?}"),
+            "decode" => {
+                let from = from_hex(from);
+                check_bits(kind, &from, &decode(kind, &from), &floats(&from_hex(to)));
+            }
+            "encode" => assert_eq!(encode(kind, &floats(&from_hex(from))), from_hex(to), "{line}"),
+            "digest" => assert_eq!(digest(kind, from.parse().unwrap()), to, "{name}"),
+            _ => panic!("decode, encode or digest expected, found {what:?}"),
         }
         checked.insert((what, kind.id()));
     }
-    for (name, id) in GGML_IDS {
-        let kind = by_id(id).unwrap();
+    for kind in TYPES.iter().filter(|kind| kind.id() < PRIVATE_IDS) {
+        let (name, id) = (kind.name(), kind.id());
         assert!(checked.contains(&("decode", id)), "{name} is not in golden.tsv");
         assert_eq!(checked.contains(&("encode", id)), kind.can_encode(), "{name}");
+        // A block of one value has its codes in the lines above.
+        assert_eq!(checked.contains(&("digest", id)), kind.block().len > 1, "{name}");
     }
+}
+
+/// The checksum of what blocks of random bytes decode to, where any not-a-number is one and the
+/// same: so many blocks that each point of each table is among them.
+fn digest(kind: &dyn TensorType, blocks: usize) -> String {
+    let codes = Random(SEED).bytes(blocks * kind.block().bytes);
+    let mut hash = Sha256::new();
+    for value in decode(kind, &codes) {
+        let bits = if value.is_nan() { 0x7fc0_0000 } else { value.to_bits() };
+        hash.update(bits.to_le_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Every type's row in `tests/data/types.tsv`: name, number, block, and the error of a cosine
@@ -99,7 +161,7 @@ fn every_half_precision_number_decodes() {
 /// sum apart as `decode` does; and no bytes make either of them panic.
 #[test]
 fn any_bytes_decode_and_the_integer_form_agrees() {
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random(SEED);
     for kind in TYPES {
         for count in [1, 3] {
             for _ in 0..100 {

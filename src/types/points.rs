@@ -1,0 +1,28 @@
+//! What the types share that code a few neighbours at once, as a point of a fixed table. The tables
+//! are ggml's, a byte for each coordinate; `tests/data/types/make.py` tells how they were made.
+
+/// The points of a table, as its file has them.
+pub(super) const fn points<const P: usize, const N: usize, const BYTES: usize>(
+    bytes: &[u8; BYTES],
+) -> [[i8; P]; N] {
+    assert!(P * N == BYTES, "the file has all points and nothing else");
+    let mut points = [[0; P]; N];
+    let mut i = 0;
+    while i < BYTES {
+        points[i / P][i % P] = bytes[i].cast_signed();
+        i += 1;
+    }
+    points
+}
+
+/// The eight signs that seven bits stand for: the eighth makes the number of minus signs even.
+#[inline(always)]
+pub(super) fn even_signs(seven: u8) -> u8 {
+    seven | (seven.count_ones() as u8 & 1) << 7
+}
+
+/// A point whose coordinate `i` is turned where bit `i` is set.
+#[inline(always)]
+pub(super) fn signed<const P: usize>(point: &[i8; P], signs: u8) -> [i8; P] {
+    std::array::from_fn(|i| if signs >> i & 1 == 0 { point[i] } else { -point[i] })
+}
