@@ -1,9 +1,11 @@
 //! Models of a known shape with random weights, made in memory: for speed, not for sense.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
+use half::f16;
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -13,6 +15,7 @@ use crate::error::{At, Error, Result};
 use crate::file::planes::PlanesBuilder;
 use crate::file::{Metadata, NewTensor, Source, Value, Writer};
 use crate::model::arch::{Arch, Dim, Need, Role};
+use crate::quant::random::Random;
 use crate::transform;
 use crate::types::raw::RawType;
 use crate::types::{
@@ -21,6 +24,9 @@ use crate::types::{
 
 /// Rows that are coded; a matrix repeats them.
 const ROWS: usize = 256;
+
+/// Integer steps per standard deviation of learned points.
+const LEARNED_UNIT: f32 = 35.0;
 
 /// What every random number begins with.
 const SEED: u64 = 1;
@@ -75,6 +81,7 @@ impl Shape {
     pub fn make(&self, kind: &'static dyn TensorType, group: Option<usize>) -> Result<Source> {
         let arch = Arch::by_name(&self.architecture)?;
         let mut tiles = HashMap::new();
+        let table = table(kind);
         let mut tensors = Vec::new();
         for words in &arch.tensors {
             let is_bias = [Role::AttnQBias, Role::AttnKBias, Role::AttnVBias].contains(&words.role);
@@ -89,7 +96,11 @@ impl Shape {
                 let name = words.name.replace("{layer}", &layer.to_string());
                 let tensor = match words.shape[..] {
                     [rows, cols] => {
-                        self.matrix(name, kind, group, self.dim(rows), self.dim(cols), &mut tiles)?
+                        let cols = self.dim(cols);
+                        if let Entry::Vacant(entry) = tiles.entry(cols) {
+                            entry.insert(Tile::new(kind, group, cols).at(&name)?);
+                        }
+                        matrix(name, kind, (self.dim(rows), cols), &tiles[&cols], &table)
                     }
                     _ => vector(name, self.dim(words.shape[0])),
                 };
@@ -134,36 +145,43 @@ impl Shape {
         metadata.set(format!("{arch}.attention.layer_norm_rms_epsilon"), Value::F32(1e-5));
         metadata
     }
+}
 
-    /// Gaussian rows whose products with an activation are about as large as it.
-    fn matrix(
-        &self,
-        name: String,
-        kind: &'static dyn TensorType,
-        group: Option<usize>,
-        rows: usize,
-        cols: usize,
-        tiles: &mut HashMap<usize, Tile>,
-    ) -> Result<Tensor> {
-        if let std::collections::hash_map::Entry::Vacant(entry) = tiles.entry(cols) {
-            entry.insert(Tile::new(kind, group, cols).at(&name)?);
-        }
-        let tile = &tiles[&cols];
-        let table = kind.table().map_or(Vec::new(), |t| bytemuck::cast_slice(t).to_vec());
-        Ok(Tensor {
-            name,
-            kind,
-            rows,
-            cols,
-            basis: tile.basis,
-            group: tile.group,
-            codes: repeat(&tile.codes, rows * tile.codes.len() / ROWS),
-            norms: repeat(&tile.norms, rows * tile.norms.len() / ROWS),
-            table: Bytes::from(table),
-            signs: Bytes::from(tile.signs.clone()),
-            columns: ColumnPlanes::default(),
-        })
+/// Gaussian rows whose products with an activation are about as large as it.
+fn matrix(
+    name: String,
+    kind: &'static dyn TensorType,
+    (rows, cols): (usize, usize),
+    tile: &Tile,
+    table: &Bytes,
+) -> Tensor {
+    let row_bytes = kind.row_bytes(cols).expect("the tile has rows of this length");
+    Tensor {
+        name,
+        kind,
+        rows,
+        cols,
+        basis: tile.basis,
+        group: tile.group,
+        codes: repeat(&tile.codes, rows.div_ceil(kind.row_block()) * row_bytes),
+        norms: repeat(&tile.norms, rows * norm_bytes(cols, tile.group)),
+        table: table.clone(),
+        signs: Bytes::from(tile.signs.clone()),
+        columns: ColumnPlanes::default(),
     }
+}
+
+/// The points of a type; of learned ones, some that could have been.
+fn table(kind: &dyn TensorType) -> Bytes {
+    let points: Vec<i8> = match types::learned(kind) {
+        Some(shape) => {
+            let residual = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
+            let numbers = gaussian(shape.v * ((1 << shape.bits) + residual), LEARNED_UNIT);
+            numbers.into_iter().map(|x| x as i8).collect()
+        }
+        None => kind.table().unwrap_or_default().to_vec(),
+    };
+    Bytes::from(bytemuck::cast_slice(&points).to_vec())
 }
 
 /// Coded rows of one length.
@@ -190,10 +208,18 @@ impl Tile {
         {
             bail!("expected a group that is a multiple of {} and divides {cols}", types::SUB);
         }
-        let mut codes = vec![0; ROWS * row_bytes];
+        let mut codes = vec![0; ROWS.div_ceil(kind.row_block()) * row_bytes];
         let mut norms = vec![0; ROWS * norm_bytes(cols, group)];
-        let values = gaussian(ROWS * cols, 1.0 / (cols as f32).sqrt());
-        kind.encode(&values, cols, group, &mut codes, &mut norms);
+        let deviation = 1.0 / (cols as f32).sqrt();
+        if types::learned(kind).is_some() {
+            // Every code has a point.
+            let mut random = Random(SEED);
+            codes.iter_mut().for_each(|byte| *byte = random.bits() as u8);
+            let norm = f16::from_f32(deviation / LEARNED_UNIT).to_le_bytes();
+            norms.as_chunks_mut::<2>().0.fill(norm);
+        } else {
+            kind.encode(&gaussian(ROWS * cols, deviation), cols, group, &mut codes, &mut norms);
+        }
         let signs = match basis {
             Basis::Original => Vec::new(),
             _ => bytemuck::cast_slice(&transform::signs(SEED, cols)).to_vec(),

@@ -152,7 +152,7 @@ fn a_conversion_runs_and_is_described() {
 fn shapes_run_and_are_saved() {
     let folder = Scratch::new();
     let few = ["-p", "8", "-n", "2", "-r", "1"];
-    for kind in ["higgs4", "higgs2", "q8_0", "f16"] {
+    for kind in ["higgs4", "higgs2", "vptq2.25", "q8_0", "f16"] {
         let file = folder.join(kind);
         let made = ["--shape", "tiny", "--to", kind, "--save", text(&file), "-d", "5", "--json"];
         let made = json(&[&["bench"], &made[..], &few].concat());
