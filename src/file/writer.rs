@@ -72,6 +72,12 @@ impl NewTensor {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Bytes of its record in the head: two lengths, the sizes, the type and the offset.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let (name, dimensions) = (self.name.len() as u64, self.shape.len() as u64);
+        8 + name + 4 + 8 * dimensions + 4 + 8
+    }
 }
 
 /// A file that is being written. Dropped before [`Writer::finish`], it leaves nothing behind.

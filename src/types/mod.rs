@@ -14,6 +14,7 @@ mod higgs;
 mod higgs_fit;
 mod iq4_nl;
 mod iq4_xs;
+mod k_fit;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -237,6 +238,11 @@ pub trait TensorType: Sync {
     /// Whether a conversion can write it.
     fn can_encode(&self) -> bool {
         false
+    }
+
+    /// What llama.cpp writes in place of this type where its block does not divide a row.
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        None
     }
 
     /// The values of whole rows, in the basis they were coded in: the definition of the type.
