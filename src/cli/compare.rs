@@ -13,8 +13,8 @@ use crate::run::compare::{Answers, Weight, answers, weights};
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 
-/// Lists for every weight its type, its bytes and the error of B: the squared difference from A over
-/// the squares of A, both in the model's own basis. With --text, both models read a text in
+/// Lists for every weight its type, its bytes and the error of B: the squared difference from A
+/// over the squares of A, both in the model's own basis. With --text, both models read a text in
 /// llama.cpp's convention.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -28,9 +28,10 @@ pub(super) struct Args {
     /// Windows of the text at most
     #[arg(long, value_name = "N", requires = "text")]
     chunks: Option<usize>,
-    /// Print JSON: `tensors` (`name`, `type_a`, `type_b`, `bytes_a`, `bytes_b`, `error`), `bytes_a`,
-    /// `bytes_b` of the files; with --text also `perplexity_a`, `perplexity_b`, `kl_mean`,
-    /// `kl_mean_se`, `same_top1`, `tokens` scored, and `tps_a`, `tps_b`, tokens read per second
+    /// Print JSON: `tensors` (`name`, `type_a`, `type_b`, `bytes_a`, `bytes_b`, `error`), and
+    /// `bytes_a`, `bytes_b` of the files; with --text also `perplexity_a`, `perplexity_b`,
+    /// `kl_mean`, `kl_mean_se`, `same_top1`, `tokens` scored, and `tps_a`, `tps_b`, tokens read
+    /// per second
     #[arg(long)]
     json: bool,
     #[command(flatten)]

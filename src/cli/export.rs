@@ -54,9 +54,8 @@ fn fallbacks(items: &[&Item], kind: &'static dyn TensorType) -> Vec<String> {
     }
     let sentence = |(cols, name, count): (usize, &str, usize)| {
         let (len, kind) = (kind.block().len, kind.name());
-        format!(
-            "{count} tensors have rows of {cols}, no multiple of {len}: written as {name} instead of {kind}"
-        )
+        let written = format!("written as {name} instead of {kind}");
+        format!("{count} tensors have rows of {cols}, no multiple of {len}: {written}")
     };
     widths.into_iter().map(sentence).collect()
 }

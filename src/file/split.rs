@@ -9,7 +9,7 @@ use super::ALIGNMENT;
 use super::metadata::{Metadata, Value};
 use super::shards::{self, COUNT, NUMBER, PREFIX, TENSORS};
 use super::source::{RawTensor, Source};
-use super::writer::{NewTensor, Writer};
+use super::writer::{NewTensor, Writer, head_bytes};
 use crate::Result;
 use crate::bail;
 use crate::error::At;
@@ -130,17 +130,16 @@ fn divide(
     tensors: &[NewTensor],
     limit: ShardLimit,
 ) -> Result<Vec<Range<usize>>> {
-    let head = |number| Writer::measure(&with_keys(metadata, number, 0, 0), &[]);
+    let head = |number| head_bytes(&with_keys(metadata, number, 0, 0));
     let (first_head, other_head) = (head(0)?, head(1)?);
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let (mut records, mut data) = (0, 0);
     for (index, tensor) in tensors.iter().enumerate() {
         let padded = tensor.bytes().next_multiple_of(ALIGNMENT);
         let head = if ranges.len() <= 1 { first_head } else { other_head };
-        // The head is padded once, with and without the records.
-        let grown = (records + tensor.record_bytes()).next_multiple_of(ALIGNMENT);
+        let head = (head + records + tensor.record_bytes()).next_multiple_of(ALIGNMENT);
         let fits = |range: &Range<usize>| match limit {
-            ShardLimit::Bytes(most) => head + grown + data + padded <= most,
+            ShardLimit::Bytes(most) => head + data + padded <= most,
             ShardLimit::Tensors(most) => (range.len() as u64) < most,
         };
         match ranges.last_mut().filter(|range| fits(range)) {

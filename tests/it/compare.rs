@@ -19,7 +19,7 @@ fn converted(folder: &Scratch, model: &Path, kind: &str) -> std::path::PathBuf {
 fn errors_are_those_of_the_values() {
     let folder = Scratch::new();
     let a = model_path("llama.gguf");
-    for kind in ["higgs3", "VPTQ_V3_K16", "Q8_0"] {
+    for kind in ["higgs2", "VPTQ_V3_K16", "Q8_0"] {
         let b = converted(&folder, &a, kind);
         let compared = json(&["compare", text(&a), text(&b), "--json"]);
         let bytes = |path: &Path| std::fs::metadata(path).unwrap().len();

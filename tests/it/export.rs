@@ -35,9 +35,11 @@ fn check(source: &Source, target: &Path, file_type: u32, kind: &'static dyn Tens
     let metadata = exported.metadata();
     assert!(metadata.iter().all(|(key, _)| !key.starts_with("gridmill.")), "{metadata:?}");
     assert_eq!(metadata.get("general.file_type"), Some(&Value::U32(file_type)));
+    assert_eq!(metadata.get("general.quantization_version"), Some(&Value::U32(2)));
     let others = |metadata: &Metadata| -> Vec<(String, Value)> {
-        let ours = |key: &str| key.starts_with("gridmill.") || key == "general.file_type";
-        let kept = metadata.iter().filter(|(key, _)| !ours(key));
+        let set = ["general.file_type", "general.quantization_version"];
+        let is_ours = |key: &str| key.starts_with("gridmill.") || set.contains(&key);
+        let kept = metadata.iter().filter(|(key, _)| !is_ours(key));
         kept.map(|(key, value)| (key.to_string(), value.clone())).collect()
     };
     assert_eq!(others(metadata), others(source.metadata()), "all other keys stay");
