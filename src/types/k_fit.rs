@@ -1,8 +1,10 @@
 //! How the encoders of the types of 256 values find their scales and minimums.
 //!
-//!     for every group: try steps around its range, and draw the best line through the codes
-//!     give all groups of the block a common factor, so that their scales become integers
-//!     a few times: choose among the neighbours of each integer, then fit the factor to the choice
+//! ```text
+//! for every group: try steps around its range, and draw the best line through the codes
+//! give all groups of the block a common factor, so that their scales become integers
+//! a few times: choose among the neighbours of each integer, then fit the factor to the choice
+//! ```
 //!
 //! The squared error of a line through codes is a quadratic form in a few sums, so that a candidate
 //! costs one pass over the values. Sums run in one order: the same values give the same bytes.

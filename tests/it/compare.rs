@@ -10,7 +10,7 @@ use crate::models::{Parts, model_path, open};
 use crate::scratch::Scratch;
 
 fn converted(folder: &Scratch, model: &Path, kind: &str) -> std::path::PathBuf {
-    let target = folder.join(&format!("{kind}.gguf"));
+    let target = folder.join(format!("{kind}.gguf"));
     succeeds(&["convert", text(model), text(&target), "--to", kind]);
     target
 }
