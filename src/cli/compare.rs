@@ -13,10 +13,11 @@ use crate::run::compare::{Answers, Weight, answers, weights};
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 
-/// Lists for every weight its type, its bytes and the error of B: the squared difference from A
-/// over the squares of A, both in the model's own basis. With --text, both models read a text in
-/// llama.cpp's convention.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Lists for every weight its type, its bytes and the error of B: the squared difference from A \
+over the squares of A, both in the model's own basis. With --text, both models read a text in \
+llama.cpp's convention.")]
 pub(super) struct Args {
     /// What to compare with: a GGUF file, or a shard of one
     a: PathBuf,

@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use super::convert::{sizes, table};
 use super::print;
 use crate::convert::Item;
-use crate::convert::export::{export as write, stock_by_name};
+use crate::convert::export::{export as write, stock_by_name, stock_names};
 use crate::file::Source;
 use crate::types::TensorType;
 
-/// Every matrix gets the type of --to, turned back into the model's own basis; norms and biases
-/// become F32. Rows that the type's blocks do not divide get the type that llama.cpp would give
-/// them, which is said.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Every matrix gets the type of --to, turned back into the model's own basis; norms and biases \
+become F32. Rows that the type's blocks do not divide get the type that llama.cpp would give \
+them, which is said.")]
 pub(super) struct Args {
     /// A GGUF file, or a shard of one
     model: PathBuf,
     /// Where the result goes; replaced only when it is whole
     target: PathBuf,
-    /// A type that every GGUF program knows, as F16 or BF16; a wrong name lists all
     #[arg(long = "to", value_name = "TYPE", value_parser = stock_by_name)]
+    #[arg(help = format!("Of the matrices: {}", stock_names().join(", ")))]
     kind: &'static dyn TensorType,
     /// Leave weights as they are that have a stock type already, whatever --to says
     #[arg(long)]

@@ -6,9 +6,10 @@ use super::print;
 use crate::convert::form;
 use crate::file::{Source, repack as write};
 
-/// The weights stay what they are, byte for byte; only the way they are declared changes, and there
-/// and back gives the same file. Shards become one file.
 #[derive(clap::Args)]
+#[command(after_help = "\
+The weights stay what they are, byte for byte; only the way they are declared changes, and there \
+and back gives the same file. Shards become one file.")]
 pub(super) struct Args {
     /// A GGUF file with weights in our own types, or a shard of one
     file: PathBuf,

@@ -8,8 +8,9 @@ use super::print;
 use crate::error::At;
 use crate::file::{self, ShardLimit, Source};
 
-/// The shards have the names and keys of llama.cpp's gguf-split, and any of them opens all.
 #[derive(clap::Args)]
+#[command(after_help = "\
+The shards have the names and keys of llama.cpp's gguf-split, and any of them opens all.")]
 pub(super) struct Args {
     /// A GGUF file, or a shard of one
     file: PathBuf,
@@ -23,8 +24,9 @@ pub(super) struct Args {
     tensors: Option<NonZeroU64>,
 }
 
-/// Gives the file back that was split, byte for byte.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Gives the file back that was split, byte for byte.")]
 pub(super) struct MergeArgs {
     /// The first shard, or any other
     shard: PathBuf,

@@ -10,19 +10,27 @@ use crate::error::{At, Result};
 use crate::file::planes::{Form, Role as Plane};
 use crate::file::{Source, Value, Writer};
 use crate::model::{Model, Role};
-use crate::types::{self, Basis, PRIVATE_IDS, TYPES, Tensor, TensorType, raw};
+use crate::types::{Basis, PRIVATE_IDS, TYPES, Tensor, TensorType, raw};
 
 /// The stock type of this name, in any case, if it can be written.
 ///
 /// # Errors
 /// If there is none; the message lists what there is.
 pub fn stock_by_name(name: &str) -> Result<&'static dyn TensorType> {
-    let is_fit = |kind: &&dyn TensorType| kind.id() < PRIVATE_IDS && kind.can_encode();
-    if let Some(kind) = types::by_name(name).filter(is_fit) {
-        return Ok(kind);
+    let is_named = |kind: &&dyn TensorType| kind.name().eq_ignore_ascii_case(name);
+    match stock().find(is_named) {
+        Some(kind) => Ok(kind),
+        None => bail!("expected one of {}, found `{name}`", stock_names().join(", ")),
     }
-    let names: Vec<&str> = TYPES.iter().copied().filter(is_fit).map(|kind| kind.name()).collect();
-    bail!("expected one of {}, found `{name}`", names.join(", "))
+}
+
+/// The names of the stock types that can be written.
+pub fn stock_names() -> Vec<&'static str> {
+    stock().map(TensorType::name).collect()
+}
+
+fn stock() -> impl Iterator<Item = &'static dyn TensorType> {
+    TYPES.iter().copied().filter(|kind| kind.id() < PRIVATE_IDS && kind.can_encode())
 }
 
 /// Writes every matrix of a model as `kind`, in the model's own basis, or as its fallback where its

@@ -124,6 +124,14 @@ fn stock_weights_can_stay() {
 }
 
 #[test]
+fn help_lists_the_types() {
+    let help = succeeds(&["export", "--help"]);
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let names = KINDS.map(|(name, ..)| name).join(", ");
+    assert!(help.contains(&names) && help.contains("norms and biases become F32"), "{help}");
+}
+
+#[test]
 fn bad_input_is_refused() {
     let folder = Scratch::new();
     let bytes = fs::read(model_path("llama.gguf")).unwrap();
