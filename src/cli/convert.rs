@@ -13,8 +13,8 @@ use crate::convert::{
     self, Budget, Item, Line, Offers, Options, Recipe, Report, Statistics, import,
 };
 use crate::error::{At, Error, Result};
-use crate::file::Source;
 use crate::file::planes::transform_by_text;
+use crate::file::{ShardLimit, Source};
 use crate::quant::presets;
 use crate::types::{Basis, TensorType};
 
@@ -67,6 +67,9 @@ pub(super) struct Args {
     /// Give our types their own numbers; other tools then refuse the file
     #[arg(long)]
     native_types: bool,
+    /// Bytes of a file at most, as 500MB: OUT.gguf becomes OUT-00001-of-00003.gguf and so on
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    split_size: Option<u64>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -118,10 +121,13 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
             items.into_iter().map(|item| Line { item, error: 0.0, output_error: None }).collect();
         return print::data(table(&lines));
     }
+    let folder = args.split_size.map(|_| fine_tune::folder_beside(&args.target)).transpose()?;
+    let whole = folder.as_ref().zip(args.target.file_name());
+    let target = whole.map_or(args.target.clone(), |(folder, name)| folder.path().join(name));
     let statistics = heard.statistics.as_ref();
     let report = match args.fine_tune {
-        true => fine_tune::convert(&source, &args.target, &options, &heard)?,
-        false => run(&source, &args.target, &options, statistics)?,
+        true => fine_tune::convert(&source, &target, &options, &heard)?,
+        false => run(&source, &target, &options, statistics)?,
     };
     for (weight, damping) in &report.damped {
         print::note(format_args!(
@@ -130,12 +136,29 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         ));
     }
     if let Some(path) = &args.report {
-        report::write(path, (&source, &args.target), &options, &report, allocated.as_ref())?;
+        report::write(path, (&source, &target), &options, &report, allocated.as_ref())?;
     }
     print::data(table(&report.lines))?;
+    print::line(sizes(&report))?;
+    match args.split_size {
+        Some(bytes) => split(&source, &target, &args.target, bytes),
+        None => Ok(()),
+    }
+}
+
+/// Cuts what was converted into shards, beside the name that it would have had.
+fn split(source: &Source, whole: &Path, target: &Path, bytes: u64) -> anyhow::Result<()> {
+    let is_gguf = target.extension().is_some_and(|ending| ending == "gguf");
+    let prefix = if is_gguf { target.with_extension("") } else { target.to_path_buf() };
+    let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
+    super::split::shards(&Source::open(whole)?, &prefix, ShardLimit::Bytes(bytes), &sources)
+}
+
+/// `539.8 MB to 87.6 MB (87599936 bytes) in 3.1 s`.
+pub(super) fn sizes(report: &Report) -> String {
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     let (bytes, seconds) = (report.file_bytes, report.time.as_secs_f64());
-    print::line(format_args!("{from} to {to} ({bytes} bytes) in {seconds:.1} s"))
+    format!("{from} to {to} ({bytes} bytes) in {seconds:.1} s")
 }
 
 /// Chooses the types that cost the model least.
@@ -189,7 +212,7 @@ pub(super) fn warn_if_coarse(source: &Source, options: &Options) {
 }
 
 /// One row per role and type, and a sum.
-fn table(lines: &[Line]) -> String {
+pub(super) fn table(lines: &[Line]) -> String {
     let mut groups: Vec<(String, Vec<&Line>)> = Vec::new();
     for line in lines {
         let Item { role, source_kind, kind, .. } = &line.item;

@@ -10,6 +10,13 @@ use crate::error::{At, Result};
 use crate::file::Source;
 use crate::model::Model;
 
+/// A folder beside the target that goes away with its content.
+pub(super) fn folder_beside(target: &Path) -> Result<tempfile::TempDir> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".gridmill-").tempdir_in(folder).at(target.display())
+}
+
 /// Converts beside the target, and writes that once more with other scales and norms.
 pub(super) fn convert(
     source: &Source,
@@ -17,10 +24,7 @@ pub(super) fn convert(
     options: &Options,
     heard: &Heard,
 ) -> anyhow::Result<Report> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".gridmill-").tempdir_in(folder);
-    let folder = folder.at(target.display())?;
+    let folder = folder_beside(target)?;
     let first = folder.path().join("untuned.gguf");
     let report = super::convert::run(source, &first, options, heard.statistics.as_ref())?;
     let coded = Source::open(&first)?;

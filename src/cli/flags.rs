@@ -154,8 +154,9 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .iter()
         .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)))
         .expect("every text ends in nothing");
-    let value = number.trim().parse().ok().filter(|value: &f64| value.is_finite() && *value > 0.0);
-    value.map(|value| (value * unit) as u64).ok_or("expected a size such as 6GB".to_string())
+    let value = number.trim().parse().ok().filter(|value: &f64| value.is_finite());
+    let bytes = value.map(|value| (value * unit) as u64).filter(|&bytes| bytes > 0);
+    bytes.ok_or("expected a size such as 6GB".to_string())
 }
 
 fn level(name: &str) -> Result<Level> {

@@ -5,16 +5,20 @@
 mod bench;
 mod calibrate;
 mod chat;
+mod compare;
 mod convert;
 mod demo;
 mod devices;
+mod export;
 mod fine_tune;
 mod flags;
 mod inspect;
 mod perplexity;
 mod print;
+mod repack;
 mod report;
 mod run;
+mod split;
 mod tokenize;
 mod verify;
 
@@ -46,6 +50,16 @@ enum Command {
     Perplexity(perplexity::Args),
     /// Measure tokens per second
     Bench(bench::Args),
+    /// Compare two files of one model: weights, sizes, answers
+    Compare(compare::Args),
+    /// Write a model in a stock type, for llama.cpp and other programs
+    Export(export::Args),
+    /// Turn our planes into native types, or back
+    Repack(repack::Args),
+    /// Cut a file into shards
+    Split(split::Args),
+    /// Join shards
+    Merge(split::MergeArgs),
     /// Show what is in a file
     Inspect(inspect::Args),
     /// Turn text into token ids
@@ -67,6 +81,11 @@ pub fn main() -> ExitCode {
         Command::Chat(args) => chat::chat(args),
         Command::Perplexity(args) => perplexity::perplexity(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Compare(args) => compare::compare(args),
+        Command::Export(args) => export::export(args),
+        Command::Repack(args) => repack::repack(args),
+        Command::Split(args) => split::split(args),
+        Command::Merge(args) => split::merge(args),
         Command::Inspect(args) => inspect::inspect(args),
         Command::Tokenize(args) => tokenize::tokenize(args),
         Command::Devices(args) => devices::devices(args),

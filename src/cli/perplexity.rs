@@ -35,7 +35,7 @@ pub(super) struct Args {
 }
 
 /// llama.cpp's window.
-const WINDOW: usize = 512;
+pub(super) const WINDOW: usize = 512;
 
 pub(super) fn perplexity(args: Args) -> anyhow::Result<()> {
     let text = super::read_text(&args.text)?;

@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod encode;
+pub mod export;
 mod feedbacks;
 pub mod fine_tune;
 pub mod import;
@@ -141,7 +142,7 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
 /// # Errors
 /// As [`plan`].
 pub fn file_bytes(source: &Source, options: &Options) -> Result<u64> {
-    let (metadata, records, _) = records(source, options, plan(source, options)?)?;
+    let (metadata, records, _) = records(source, options.form, plan(source, options)?)?;
     Writer::measure(&metadata, &records)
 }
 
@@ -179,7 +180,7 @@ fn lay_out(
     options: &Options,
     items: Vec<Item>,
 ) -> Result<(Writer, Vec<Job>)> {
-    let (metadata, records, jobs) = records(source, options, items)?;
+    let (metadata, records, jobs) = records(source, options.form, items)?;
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
     Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
 }
@@ -187,10 +188,10 @@ fn lay_out(
 /// What a file with these items holds.
 fn records(
     source: &Source,
-    options: &Options,
+    form: Form,
     items: Vec<Item>,
 ) -> Result<(Metadata, Vec<NewTensor>, Vec<Job>)> {
-    let mut builder = PlanesBuilder::new(options.form);
+    let mut builder = PlanesBuilder::new(form);
     let mut records = Vec::new();
     let mut jobs = Vec::new();
     for item in items {

@@ -119,15 +119,10 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
         None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
     };
-    let shape = match source.raw_tensor(&tensor.name) {
-        Some(raw) => raw.info.shape.clone(),
-        None if tensor.rows == 1 => vec![tensor.cols as u64],
-        None => vec![tensor.cols as u64, tensor.rows as u64],
-    };
     Ok(Item {
         name: tensor.name.clone(),
         role,
-        shape,
+        shape: shape(source, tensor),
         rows: tensor.rows,
         cols: tensor.cols,
         source_kind: tensor.kind,
@@ -140,6 +135,15 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
     })
 }
 
+/// As the file has it, the contiguous dimension first; a weight in planes has rows and columns.
+pub(super) fn shape(source: &Source, tensor: &Tensor) -> Vec<u64> {
+    match source.raw_tensor(&tensor.name) {
+        Some(raw) => raw.info.shape.clone(),
+        None if tensor.rows == 1 => vec![tensor.cols as u64],
+        None => vec![tensor.cols as u64, tensor.rows as u64],
+    }
+}
+
 /// What was coded once is not coded again without need: it would lose twice.
 fn stays(tensor: &Tensor, role: Role, options: &Options) -> bool {
     let is_named = role.is_vocabulary_matrix() && options.vocabulary_kind.is_some();
@@ -147,7 +151,7 @@ fn stays(tensor: &Tensor, role: Role, options: &Options) -> bool {
 }
 
 /// Norms, biases and factors stay plain floats: they are small and every token meets them.
-fn plain() -> &'static dyn TensorType {
+pub(super) fn plain() -> &'static dyn TensorType {
     types::by_name("F32").expect("plain floats are always there")
 }
 

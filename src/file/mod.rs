@@ -13,13 +13,17 @@ mod hub;
 mod map;
 mod metadata;
 pub mod planes;
+mod repack;
 pub mod safetensors;
 mod shards;
 mod source;
+mod split;
 mod writer;
 
 pub use gguf::{ALIGNMENT, Gguf, TensorInfo};
 pub use map::Map;
 pub use metadata::{Array, Metadata, Value};
+pub use repack::repack;
 pub use source::{RawTensor, Source};
+pub use split::{ShardLimit, merge, split};
 pub use writer::{NewTensor, Writer};

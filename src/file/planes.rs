@@ -30,7 +30,7 @@ const PLANE_ROLE: &str = "gridmill.plane.role";
 const PLANE_NAME: &str = "gridmill.plane.name";
 const NOTICE: &str = "gridmill.needs_runtime";
 const NOTICE_TEXT: &str = "some weights are in Gridmill's own tensor types: run this file with \
-                           gridmill, or turn it back with `gridmill convert --to F16`";
+                           gridmill, or turn it back with `gridmill export --to F16`";
 
 /// Endings that tools take for a weight of their own.
 const FORBIDDEN_ENDINGS: [&str; 3] = ["weight", "bias", "scale"];

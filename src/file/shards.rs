@@ -11,9 +11,12 @@ use crate::error::{At, Error};
 use crate::limits;
 use crate::types::TensorType;
 
-const NUMBER: &str = "split.no";
-const COUNT: &str = "split.count";
-const TENSORS: &str = "split.tensors.count";
+/// What the keys of a shard begin with.
+pub(super) const PREFIX: &str = "split.";
+
+pub(super) const NUMBER: &str = "split.no";
+pub(super) const COUNT: &str = "split.count";
+pub(super) const TENSORS: &str = "split.tensors.count";
 
 /// One mapped file of a model.
 pub(super) struct Shard {
@@ -112,7 +115,8 @@ fn number(metadata: &Metadata) -> Result<u64> {
     metadata.require_u64(NUMBER)
 }
 
-fn suffix(number: u64, count: u64) -> String {
+/// What the name of a shard ends in, its number from 0.
+pub(super) fn suffix(number: u64, count: u64) -> String {
     format!("-{:05}-of-{count:05}.gguf", number + 1)
 }
 

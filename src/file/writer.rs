@@ -72,6 +72,12 @@ impl NewTensor {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Bytes of its record in the head: two lengths, the sizes, the type and the offset.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let (name, dimensions) = (self.name.len() as u64, self.shape.len() as u64);
+        8 + name + 4 + 8 * dimensions + 4 + 8
+    }
 }
 
 /// A file that is being written. Dropped before [`Writer::finish`], it leaves nothing behind.
@@ -180,7 +186,8 @@ fn measured(metadata: &Metadata, tensors: &[NewTensor]) -> Result<(Vec<u8>, u64)
     let Some(data) = data.filter(|&data| data < 1 << 63) else {
         bail!("the tensors do not fit 2^63 bytes");
     };
-    let head = head(metadata, tensors)?;
+    let mut head = head(metadata, tensors)?;
+    head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
     let file_bytes = data + head.len() as u64;
     Ok((head, file_bytes))
 }
@@ -343,7 +350,15 @@ fn reserve(file: &File, file_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Everything before the tensor data, padded.
+/// Bytes of a head without records, not padded.
+///
+/// # Errors
+/// If the metadata would not be readable.
+pub(super) fn head_bytes(metadata: &Metadata) -> Result<u64> {
+    head(metadata, &[]).map(|head| head.len() as u64)
+}
+
+/// Everything before the tensor data, not padded.
 fn head(metadata: &Metadata, tensors: &[NewTensor]) -> Result<Vec<u8>> {
     let entries = || metadata.iter().filter(|(key, _)| *key != ALIGNMENT_KEY);
     check_counts(entries().count() as u64, tensors)?;
@@ -370,7 +385,6 @@ fn head(metadata: &Metadata, tensors: &[NewTensor]) -> Result<Vec<u8>> {
         head.write_u64::<LittleEndian>(offset)?;
         offset += bytes.next_multiple_of(ALIGNMENT);
     }
-    head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
     Ok(head)
 }
 

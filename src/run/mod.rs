@@ -1,5 +1,6 @@
 //! Sessions, generation and scoring: everything between a loaded model and its user.
 
+pub mod compare;
 pub mod device;
 pub mod generate;
 pub mod logits_file;

@@ -1,6 +1,8 @@
 //! Perplexity and KL divergence in llama.cpp's convention: the text is cut into windows of
 //! `context` tokens, each read from nothing, and the second half of each is scored.
 
+use std::ops::Range;
+
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::run::Session;
@@ -99,6 +101,12 @@ impl Windows {
         })
     }
 
+    /// The positions of a window that are scored. Each predicts the next token; the first half is
+    /// context only.
+    pub fn scored(&self) -> Range<usize> {
+        self.context / 2..self.context - 1
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.tokens.len() / self.context
@@ -120,9 +128,7 @@ pub fn score(
     base: &mut Base,
     progress: &mut dyn FnMut(usize, Estimate),
 ) -> Result<Score> {
-    let context = windows.context;
-    // Position i predicts token i + 1; the first half of the window is context only.
-    let scored = context / 2..context - 1;
+    let (context, scored) = (windows.context, windows.scored());
     let mut losses = Vec::new();
     let mut divergences = Divergences::default();
     let both = windows.tokens.chunks_exact(context).zip(windows.inputs());
@@ -162,7 +168,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(peak) + sum.ln()
 }
 
-fn perplexity(losses: &[f64]) -> Estimate {
+pub(super) fn perplexity(losses: &[f64]) -> Estimate {
     let Estimate { mean, error } = estimate(losses);
     Estimate { mean: mean.exp(), error: error * mean.exp() }
 }
@@ -174,15 +180,16 @@ fn estimate(values: &[f64]) -> Estimate {
     Estimate { mean, error: if n > 1.0 { (variance / (n - 1.0)).sqrt() } else { 0.0 } }
 }
 
+/// Collects the divergence, position by position.
 #[derive(Default)]
-struct Divergences {
+pub(super) struct Divergences {
     kl: Vec<f64>,
     same: Vec<f64>,
 }
 
 impl Divergences {
     /// `base` holds log-probabilities; those below e^-16 carry no weight, as in llama.cpp.
-    fn add(&mut self, logits: &[f32], normaliser: f64, base: &[f32]) {
+    pub(super) fn add(&mut self, logits: &[f32], normaliser: f64, base: &[f32]) {
         let mut kl = 0.0;
         for (&logit, &base) in logits.iter().zip(base) {
             if base > -16.0 {
@@ -194,7 +201,7 @@ impl Divergences {
         self.same.push(f64::from(u8::from(first_max(logits) == first_max(base))));
     }
 
-    fn finish(self) -> Divergence {
+    pub(super) fn finish(self) -> Divergence {
         let mut sorted = self.kl.clone();
         sorted.sort_by(f64::total_cmp);
         Divergence {

@@ -21,6 +21,7 @@ mod iq3_s;
 mod iq3_xxs;
 mod iq4_nl;
 mod iq4_xs;
+mod k_fit;
 mod mxfp4;
 mod nvfp4;
 mod points;
@@ -261,6 +262,11 @@ pub trait TensorType: Sync {
     /// Whether a conversion can write it.
     fn can_encode(&self) -> bool {
         false
+    }
+
+    /// What llama.cpp writes in place of this type where its block does not divide a row.
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        None
     }
 
     /// The values of whole rows, in the basis they were coded in: the definition of the type.

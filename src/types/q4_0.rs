@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_halves};
+use super::f16::F16;
 use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
@@ -39,6 +40,10 @@ impl TensorType for Q4_0 {
 
     fn can_encode(&self) -> bool {
         true
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&F16)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

@@ -1,7 +1,9 @@
 //! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
 //! Page: `formats/q4_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks_with_mins, unpack_halves};
+use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves};
+use super::k_fit::with_mins;
+use super::q5_0::Q5_0;
 use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 256;
@@ -37,6 +39,29 @@ impl TensorType for Q4K {
             chunk: 64,
             table_words: 0,
         })
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn encode(&self, values: &[f32], cols: usize, _group: usize, codes: &mut [u8], _: &mut [u8]) {
+        for (values, block) in encode_blocks::<BYTES, LEN>(values, cols, codes) {
+            let fit = with_mins(values, 15);
+            block.fill(0);
+            block[..2].copy_from_slice(&fit.factor.to_le_bytes());
+            block[2..4].copy_from_slice(&fit.min_factor.to_le_bytes());
+            block[4..CODES].copy_from_slice(&packed(fit.scales, fit.mins));
+            for (group, codes) in fit.codes.as_chunks::<GROUP>().0.iter().enumerate() {
+                let bytes = &mut block[CODES + group / 2 * 32..][..GROUP];
+                let shift = group % 2 * 4;
+                bytes.iter_mut().zip(codes).for_each(|(byte, q)| *byte |= q << shift);
+            }
+        }
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&Q5_0)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
@@ -89,4 +114,15 @@ pub(super) fn scales_and_mins(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
         join(scales & six, last & four | scales >> 2 & two),
         join(mins & six, last >> 4 & four | mins >> 2 & two),
     )
+}
+
+/// The inverse of [`scales_and_mins`].
+pub(super) fn packed(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for i in 0..4 {
+        packed[i] = scales[i] | scales[i + 4] >> 4 << 6;
+        packed[i + 4] = mins[i] | mins[i + 4] >> 4 << 6;
+        packed[i + 8] = scales[i + 4] & 0xf | mins[i + 4] << 4;
+    }
+    packed
 }

@@ -5,6 +5,7 @@ use half::f16;
 use super::block::{
     bit, bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_fives,
 };
+use super::f16::F16;
 use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
@@ -41,6 +42,10 @@ impl TensorType for Q5_1 {
 
     fn can_encode(&self) -> bool {
         true
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&F16)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

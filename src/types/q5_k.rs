@@ -1,8 +1,10 @@
 //! `Q5_K`: 256 five-bit values in groups of 32, each with a six-bit scale and minimum.
 //! Page: `formats/q5_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
-use super::q4_k::scales_and_mins;
+use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins};
+use super::k_fit::with_mins;
+use super::q4_k::{packed, scales_and_mins};
+use super::q5_1::Q5_1;
 use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 256;
@@ -39,6 +41,33 @@ impl TensorType for Q5K {
             chunk: 64,
             table_words: 0,
         })
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn encode(&self, values: &[f32], cols: usize, _group: usize, codes: &mut [u8], _: &mut [u8]) {
+        for (values, block) in encode_blocks::<BYTES, LEN>(values, cols, codes) {
+            let fit = with_mins(values, 31);
+            block.fill(0);
+            block[..2].copy_from_slice(&fit.factor.to_le_bytes());
+            block[2..4].copy_from_slice(&fit.min_factor.to_le_bytes());
+            block[4..HIGH].copy_from_slice(&packed(fit.scales, fit.mins));
+            let (head, bytes) = block.split_at_mut(CODES);
+            for (group, codes) in fit.codes.as_chunks::<GROUP>().0.iter().enumerate() {
+                let bytes = &mut bytes[group / 2 * 32..][..GROUP];
+                let shift = group % 2 * 4;
+                for ((byte, fifth), q) in bytes.iter_mut().zip(&mut head[HIGH..]).zip(codes) {
+                    *byte |= (q & 0xf) << shift;
+                    *fifth |= q >> 4 << group;
+                }
+            }
+        }
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&Q5_1)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

@@ -1,7 +1,9 @@
 //! `Q6_K`: 256 six-bit values in groups of 16, each with an eight-bit scale.
 //! Page: `formats/q6_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks};
+use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
+use super::k_fit::symmetric;
+use super::q8_0::Q8_0;
 use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 256;
@@ -38,6 +40,33 @@ impl TensorType for Q6K {
             chunk: 128,
             table_words: 0,
         })
+    }
+
+    fn can_encode(&self) -> bool {
+        true
+    }
+
+    fn encode(&self, values: &[f32], cols: usize, _group: usize, codes: &mut [u8], _: &mut [u8]) {
+        for (values, block) in encode_blocks::<BYTES, LEN>(values, cols, codes) {
+            let fit = symmetric(values);
+            block.fill(0);
+            block[FACTOR..].copy_from_slice(&fit.factor.to_le_bytes());
+            block[SCALES..FACTOR].copy_from_slice(bytemuck::cast_slice(&fit.scales));
+            let (low, high) = block.split_at_mut(HIGH);
+            for (group, codes) in fit.codes.as_chunks::<SUB>().0.iter().enumerate() {
+                let low = &mut low[group / 8 * 64 + group % 4 * SUB..][..SUB];
+                let high = &mut high[group / 8 * 32 + group % 2 * SUB..][..SUB];
+                let (low_shift, high_shift) = (group / 4 % 2 * 4, group / 2 % 4 * 2);
+                for ((low, high), q) in low.iter_mut().zip(high).zip(codes) {
+                    *low |= (q & 0xf) << low_shift;
+                    *high |= q >> 4 << high_shift;
+                }
+            }
+        }
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&Q8_0)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

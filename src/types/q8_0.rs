@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
+use super::f16::F16;
 use super::{Block, Int8Row, Kernel, Layout, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
@@ -43,6 +44,10 @@ impl TensorType for Q8_0 {
 
     fn can_encode(&self) -> bool {
         true
+    }
+
+    fn fallback(&self) -> Option<&'static dyn TensorType> {
+        Some(&F16)
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

@@ -76,6 +76,31 @@ const REMOVED: &[(u32, &str)] = &[
     (38, "IQ4_NL_8_8"),
 ];
 
+/// What `general.file_type` says of a file whose matrices are mostly of a type, by the type's
+/// number: `enum llama_ftype` of llama.cpp, the plain variant where there are several.
+const FILE_TYPES: &[(u32, u32)] = &[
+    (0, 0),
+    (1, 1),
+    (2, 2),
+    (3, 3),
+    (6, 8),
+    (7, 9),
+    (8, 7),
+    (10, 10),
+    (11, 11),
+    (12, 14),
+    (13, 16),
+    (14, 18),
+    (20, 25),
+    (23, 30),
+    (30, 32),
+];
+
+/// The number for `general.file_type`, if the type has one.
+pub fn file_type(id: u32) -> Option<u32> {
+    FILE_TYPES.iter().find(|(known, _)| *known == id).map(|&(_, number)| number)
+}
+
 impl RawType {
     /// The layout of a type's code plane.
     pub fn of(kind: &dyn TensorType) -> RawType {
