@@ -10,11 +10,11 @@ use super::flags::size;
 use super::print;
 use super::report::{self, Allocated};
 use crate::convert::{
-    self, Budget, Item, Line, Offers, Options, Recipe, Report, Statistics, import,
+    self, Budget, Item, Line, Offers, Options, Picked, Recipe, Report, Statistics, import,
 };
 use crate::error::{At, Error, Result};
 use crate::file::planes::transform_by_text;
-use crate::file::{ShardLimit, Source};
+use crate::file::{ShardLimit, Share, Source, prefix};
 use crate::quant::presets;
 use crate::types::{Basis, TensorType};
 
@@ -70,6 +70,11 @@ pub(super) struct Args {
     /// Bytes of a file at most, as 500MB: OUT.gguf becomes OUT-00001-of-00003.gguf and so on
     #[arg(long, value_name = "SIZE", value_parser = size)]
     split_size: Option<u64>,
+    /// Convert a part of the tensors, as 2/3, and write that shard alone; other machines write the
+    /// others, and `gridmill merge` joins them to what one conversion would have written
+    #[arg(long, value_name = "I/N", value_parser = share,
+        conflicts_with_all = ["split_size", "fine_tune", "report"])]
+    shard: Option<Share>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -88,6 +93,7 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         basis: args.transform,
         group: args.group,
         form: convert::form(args.native_types),
+        share: args.shard,
     };
     warn_if_coarse(&source, &options);
     let heard = args.calibration.listen(&source, args.seed)?;
@@ -106,9 +112,9 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         None => None,
     };
     if let Some(Allocated { picked, .. }) = &allocated {
-        let (bits, loss) = (picked.bits, picked.loss);
+        let Picked { recipe, bits, loss } = picked;
         print::note(format_args!("{bits:.3} bits per weight, expected KL divergence {loss:.5}"));
-        options.recipe = Some(picked.recipe.clone());
+        options.recipe = Some(recipe.clone());
     }
     if let Some(path) = &args.recipe_out {
         let items = convert::plan(&source, &options)?;
@@ -124,10 +130,9 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     let folder = args.split_size.map(|_| fine_tune::folder_beside(&args.target)).transpose()?;
     let whole = folder.as_ref().zip(args.target.file_name());
     let target = whole.map_or(args.target.clone(), |(folder, name)| folder.path().join(name));
-    let statistics = heard.statistics.as_ref();
     let report = match args.fine_tune {
         true => fine_tune::convert(&source, &target, &options, &heard)?,
-        false => run(&source, &target, &options, statistics)?,
+        false => run(&source, &target, &options, heard.statistics.as_ref())?,
     };
     for (weight, damping) in &report.damped {
         print::note(format_args!(
@@ -148,10 +153,18 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
 
 /// Cuts what was converted into shards, beside the name that it would have had.
 fn split(source: &Source, whole: &Path, target: &Path, bytes: u64) -> anyhow::Result<()> {
-    let is_gguf = target.extension().is_some_and(|ending| ending == "gguf");
-    let prefix = if is_gguf { target.with_extension("") } else { target.to_path_buf() };
+    let prefix = prefix(target);
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
     super::split::shards(&Source::open(whole)?, &prefix, ShardLimit::Bytes(bytes), &sources)
+}
+
+/// `2/3`.
+fn share(text: &str) -> Result<Share> {
+    let share = text.split_once('/').and_then(|(number, count)| {
+        let (number, count): (u16, u16) = (number.parse().ok()?, count.parse().ok()?);
+        (1..=count).contains(&number).then(|| Share { number: number - 1, count })
+    });
+    share.ok_or_else(|| Error::new(format!("expected a shard as 2/3, found `{text}`")))
 }
 
 /// `539.8 MB to 87.6 MB (87599936 bytes) in 3.1 s`.

@@ -71,6 +71,7 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
         recipe: None,
         whole_rows: false,
         form: form(false),
+        share: None,
     };
     conversion::warn_if_coarse(&source, &options);
     let report = conversion::run(&source, &target, &options, None)?;

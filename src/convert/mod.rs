@@ -18,6 +18,7 @@ pub mod sensitivity;
 pub mod shape;
 pub mod statistics;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,10 @@ pub use recipe_file::Recipe;
 pub use sensitivity::Sensitivity;
 pub use statistics::Statistics;
 
+use crate::bail;
 use crate::error::{At, Result};
 use crate::file::planes::{Form, PlanesBuilder, Record, Role as Plane};
-use crate::file::{Metadata, NewTensor, Source, Writer};
+use crate::file::{Metadata, NewTensor, Share, Source, Writer};
 use crate::model::{Model, Role};
 use crate::run::reverse::Factors;
 use crate::transform;
@@ -180,9 +182,42 @@ fn lay_out(
     options: &Options,
     items: Vec<Item>,
 ) -> Result<(Writer, Vec<Job>)> {
-    let (metadata, records, jobs) = records(source, options.form, items)?;
+    let (metadata, mut records, mut jobs) = records(source, options.form, items)?;
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
-    Ok((Writer::create(target, &sources, &metadata, records)?, jobs))
+    let Some(share) = options.share else {
+        return Ok((Writer::create(target, &sources, &metadata, records)?, jobs));
+    };
+    let metadata = share.metadata(&metadata, records.len());
+    let mine = shared_out(&jobs, share)?;
+    let planes = |jobs: &[Job]| jobs.iter().map(|job| job.planes.len()).sum::<usize>();
+    let (before, own) = (planes(&jobs[..mine.start]), planes(&jobs[mine.clone()]));
+    records = records.drain(before..before + own).collect();
+    jobs = jobs.drain(mine).collect();
+    Ok((Writer::create(&share.path(target), &sources, &metadata, records)?, jobs))
+}
+
+/// The tensors of one share, next to each other: about as many weights in each, and at least one
+/// tensor.
+fn shared_out(jobs: &[Job], share: Share) -> Result<Range<usize>> {
+    let (number, count) = (usize::from(share.number), usize::from(share.count));
+    if count > jobs.len() {
+        bail!("--shard: expected at most {} shards, one per tensor, found {count}", jobs.len());
+    }
+    let sizes = jobs.iter().scan(0, |sum, job| {
+        *sum += job.item.rows * job.item.cols;
+        Some(*sum)
+    });
+    let sums: Vec<usize> = sizes.collect();
+    let all = sums[sums.len() - 1];
+    let (mut start, mut end) = (0, 0);
+    for share in 0..=number {
+        start = end;
+        // Up to the tensor that this share's part of all weights ends in.
+        let target = all as u128 * (share as u128 + 1) / count as u128;
+        let full = sums.iter().take_while(|&&sum| (sum as u128) <= target).count();
+        end = full.clamp(start + 1, jobs.len() - (count - 1 - share));
+    }
+    Ok(start..end)
 }
 
 /// What a file with these items holds.

@@ -7,8 +7,8 @@ use regex::Regex;
 use super::{Recipe, default_basis, row_basis};
 use crate::bail;
 use crate::error::{Error, Result};
-use crate::file::Source;
 use crate::file::planes::Form;
+use crate::file::{Share, Source};
 use crate::model::{Model, Role};
 use crate::quant::points::Points;
 use crate::quant::presets;
@@ -37,6 +37,8 @@ pub struct Options {
     pub group: Option<usize>,
     /// Planes or native types.
     pub form: Form,
+    /// The part of the tensors that is converted and written, if not all.
+    pub share: Option<Share>,
 }
 
 /// A type, and the transform and group that go with it.

@@ -25,5 +25,5 @@ pub use map::Map;
 pub use metadata::{Array, Metadata, Value};
 pub use repack::repack;
 pub use source::{RawTensor, Source};
-pub use split::{ShardLimit, merge, split};
+pub use split::{ShardLimit, Share, merge, prefix, split};
 pub use writer::{NewTensor, Writer};

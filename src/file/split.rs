@@ -72,6 +72,38 @@ pub fn split(
     Ok(std::mem::take(&mut made.0))
 }
 
+/// One of several programs that write the shards of a model, each its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 0 on.
+    pub number: u16,
+    /// How many there are.
+    pub count: u16,
+}
+
+impl Share {
+    /// The file of this share: `model.gguf` is in `model-00001-of-00003.gguf` and so on.
+    pub fn path(&self, target: &Path) -> PathBuf {
+        let prefix = prefix(target);
+        let name = prefix.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let suffix = shards::suffix(self.number.into(), self.count.into());
+        prefix.with_file_name(name + &suffix)
+    }
+
+    /// The metadata of this share's file, for a model of so many tensors in all.
+    pub fn metadata(&self, whole: &Metadata, tensors: usize) -> Metadata {
+        let mut whole = whole.clone();
+        whole.remove_prefix(PREFIX);
+        with_keys(&whole, self.number, self.count, tensors as u32)
+    }
+}
+
+/// What the names of a model's shards begin with.
+pub fn prefix(target: &Path) -> PathBuf {
+    let is_gguf = target.extension().is_some_and(|ending| ending == "gguf");
+    if is_gguf { target.with_extension("") } else { target.to_path_buf() }
+}
+
 /// Writes all shards of a model as one file: the file that was split.
 ///
 /// # Errors

@@ -85,6 +85,7 @@ pub(crate) fn options(kind: Option<&str>) -> Options {
         basis: None,
         group: None,
         form: form(false),
+        share: None,
     }
 }
 

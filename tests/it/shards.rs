@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use gridmill::file::{Gguf, Value};
 
@@ -169,4 +170,58 @@ fn bad_merges_are_refused() {
     fs::copy(&first, &second).unwrap();
     fails(&["merge", text(&first), target], 1, "`split.no` is 0, expected 1");
     assert!(!Path::new(target).exists());
+}
+
+/// What one process writes is what several write side by side, one of which was killed and began
+/// again.
+#[test]
+fn machines_side_by_side_write_what_one_writes() {
+    let folder = Scratch::new();
+    let source = model_path("llama.gguf");
+    let (whole, target) = (folder.join("whole.gguf"), folder.join("out.gguf"));
+    let ways: [&[&str]; 3] = [
+        &["--to", "higgs4"],
+        &["--to", "VPTQ_V4_K16_R16"],
+        &["--calibrate", "none", "--bits", "4"],
+    ];
+    for (way, count) in ways.into_iter().zip([3, 2, 4]) {
+        let convert = |target: &Path, more: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_gridmill"));
+            command.args(["convert", text(&source), text(target)]).args(way).args(more);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
+        assert!(convert(&whole, &[]).wait().unwrap().success());
+        let share = |number: usize| convert(&target, &["--shard", &format!("{number}/{count}")]);
+        let mut killed = share(2);
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let all: Vec<_> = (1..=count).map(share).collect();
+        all.into_iter().for_each(|mut process| assert!(process.wait().unwrap().success()));
+        let first = folder.join(format!("out-00001-of-{count:05}.gguf"));
+        let sizes = (1..=count).map(|number| {
+            let name = format!("out-{number:05}-of-{count:05}.gguf");
+            Gguf::parse(&fs::read(folder.join(name)).unwrap()).unwrap().tensors.len()
+        });
+        assert!(sizes.min() > Some(0), "every shard has tensors");
+        let joined = folder.join("joined.gguf");
+        succeeds(&["merge", text(&first), text(&joined)]);
+        assert!(fs::read(&joined).unwrap() == fs::read(&whole).unwrap(), "{way:?}");
+    }
+}
+
+#[test]
+fn shares_that_cannot_be() {
+    let folder = Scratch::new();
+    let (source, target) = (model_path("llama.gguf"), folder.join("out.gguf"));
+    let convert = |more: &[&str], code, message: &str| {
+        fails(&[&["convert", text(&source), text(&target)], more].concat(), code, message);
+    };
+    for shard in ["0/3", "4/3", "1", "1/x", "/"] {
+        let message = format!("expected a shard as 2/3, found `{shard}`");
+        convert(&["--shard", shard], 2, &message);
+    }
+    convert(&["--shard", "1/999"], 1, "--shard: expected at most ");
+    convert(&["--shard", "1/3", "--fine-tune"], 2, "cannot be used with");
+    convert(&["--shard", "1/3", "--split-size", "1MB"], 2, "cannot be used with");
+    assert!(folder.list().is_empty());
 }

@@ -183,7 +183,12 @@ pub(super) fn vec_step(
         true => ("reduce_subgroup", most.max(4)),
         false => ("reduce_shared", 16),
     };
-    let block_rows = (variant.threads / lanes).max(1) * rows * variant.rounds;
+    let mut block_rows = (variant.threads / lanes).max(1) * rows * variant.rounds;
+    // A grid has an end: a large vocabulary takes more rows to a workgroup.
+    let most = core.device.limits.max_compute_workgroups_per_dimension as usize;
+    while sections.iter().map(|section| section.rows.div_ceil(block_rows)).sum::<usize>() > most {
+        block_rows *= 2;
+    }
     let choices = choices
         .import("reduce", shared(reduce))
         .set("THREADS", variant.threads)
