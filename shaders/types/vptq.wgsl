@@ -1,6 +1,6 @@
 // VPTQ_V*_K*: see formats/vptq.md. A code names a point of V rows in one column, and its upper bits
-// perhaps a second point; a thread takes the number that is its row's. Codes follow each other bit
-// by bit, 32 of them in WIDTH words.
+// perhaps a second point; a thread takes the number that is its row's, or all of them. Codes follow
+// each other bit by bit, 32 of them in WIDTH words. Points are padded to STRIDE words.
 
 const COLS = 64u;
 const GROUP = 32u;
@@ -8,6 +8,7 @@ const CHUNK = 32u;
 const MINS = false;
 const SPLIT = GROUP % 32u != 0u;
 const V = 8u; // rows of a point
+const STRIDE = 2u; // words of a point
 const BITS = 12u; // of the first code
 const MORE = 8u; // bits of the second code; 0 for none
 const WIDTH = 20u; // bits of both
@@ -59,17 +60,17 @@ fn run_of(raw: Raw, i: u32) -> Run {
 }
 
 fn number(code: u32, place: u32) -> u32 {
-    var sum = entry((code & ((1u << BITS) - 1u)) * V + place);
-    if (MORE > 0u) {
-        let second = (code >> BITS) & ((1u << MORE) - 1u);
-        sum += entry((V << BITS) + second * V + place);
-    }
-    return u32(clamp(sum, -127, 127));
+    return u32(extractBits(four(code, place / 4u)[place % 4u], 0u, 8u));
 }
 
-// A byte of the table.
-fn entry(at: u32) -> i32 {
-    return extractBits(i32(table[at / 4u]), at % 4u * 8u, 8u);
+// Four of the numbers that a code stands for.
+fn four(code: u32, word: u32) -> vec4<i32> {
+    let first = unpack4xI8(table[(code & ((1u << BITS) - 1u)) * STRIDE + word]);
+    if (MORE == 0u) {
+        return max(first, vec4(-127));
+    }
+    let second = (1u << BITS) + ((code >> BITS) & ((1u << MORE) - 1u));
+    return clamp(first + unpack4xI8(table[second * STRIDE + word]), vec4(-127), vec4(127));
 }
 
 fn fill_table(thread: u32, threads: u32) {}

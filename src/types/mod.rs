@@ -259,6 +259,11 @@ pub trait TensorType: Sync {
         None
     }
 
+    /// The table as the shader reads it.
+    fn shader_table(&self, table: &[u8]) -> Vec<u8> {
+        table.to_vec()
+    }
+
     /// Whether a conversion can write it.
     fn can_encode(&self) -> bool {
         false

@@ -165,8 +165,13 @@ pub fn of_shape(shape: Shape) -> Option<&'static Vptq> {
     let make = || {
         let name = Box::leak(shape.name().into_boxed_str());
         let width = shape.bits + shape.residual_bits;
-        let numbers =
-            [("V", shape.v), ("BITS", shape.bits), ("MORE", shape.residual_bits), ("WIDTH", width)];
+        let numbers = [
+            ("V", shape.v),
+            ("STRIDE", shape.v.next_power_of_two().div_ceil(4)),
+            ("BITS", shape.bits),
+            ("MORE", shape.residual_bits),
+            ("WIDTH", width),
+        ];
         let constants = Box::leak(Box::new(numbers.map(|(name, value)| (name, value as u32))));
         &*Box::leak(Box::new(Vptq { name, id, constants, shape }))
     };
@@ -370,6 +375,13 @@ impl TensorType for Vptq {
             chunk: 32,
             table_words: 0,
         })
+    }
+
+    fn shader_table(&self, table: &[u8]) -> Vec<u8> {
+        let v = self.shape.v;
+        let padded = 4 * v.next_power_of_two().div_ceil(4);
+        let pad = |point: &[u8]| [point, &[0; POINT_MAX][..padded - v]].concat();
+        table.chunks_exact(v).flat_map(pad).collect()
     }
 
     /// With points that somebody learned; [`TensorType::encode`] has none.

@@ -19,6 +19,7 @@ fn section(shader: &Shader, bias: bool) -> Choices {
     let mut choices = Choices::default()
         .import("type", shader.text)
         .import("bias", shared(if bias { "bias_some" } else { "bias_none" }))
+        .import("walk", shared("walk_rows"))
         .set("COLS", 512_usize)
         .set("GROUP", 64_usize)
         .set("COPIES", 2_usize);
@@ -104,6 +105,30 @@ fn matrices_of_every_type_are_valid() {
                 check(&Recipe { kernel: NOT_DX12, choices, sections });
             }
             check(&Recipe { kernel: many, choices, sections });
+        }
+    }
+}
+
+/// Rows that share codes, beside rows that do not.
+#[test]
+fn walks_of_points_are_valid() {
+    for (name, columns) in [("VPTQ_V6_K4096", 1_usize), ("VPTQ_V8_K4096_R256", 8)] {
+        let points = by_name(name).and_then(|kind| kind.shader()).unwrap();
+        for (reduce, group) in [("reduce_subgroup", 64_usize), ("reduce_shared", 512)] {
+            let choices = Choices::default()
+                .import("reduce", shared(reduce))
+                .import("dot", shared("dot_packed"))
+                .import("out", shared("out_add"))
+                .import("extent", shared("extent_tokens"))
+                .set("COLS", 512_usize)
+                .set("COLUMNS", columns);
+            let first = Choices { imports: Vec::new(), ..section(&points, true) }
+                .import("type", points.text)
+                .import("bias", shared("bias_some"))
+                .import("walk", shared("walk_points"))
+                .set("GROUP", group);
+            let sections = vec![first, section(&INT8_SHADER, false)];
+            check(&Recipe { kernel: "mat_vec", choices, sections });
         }
     }
 }

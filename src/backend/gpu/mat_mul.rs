@@ -183,10 +183,19 @@ pub(super) fn vec_step(
         true => ("reduce_subgroup", most.max(4)),
         false => ("reduce_shared", 16),
     };
+    let activation_group = match core.plan.slots[input.0].format {
+        Format::Int8 { group } => group,
+        Format::F32 | Format::U32 => 0,
+    };
+    let at_once = |section: &Section| section.rows_at_once(activation_group);
     let mut block_rows = (variant.threads / lanes).max(1) * rows * variant.rounds;
+    let blocks = |section: &Section, block_rows: usize| match at_once(section) {
+        Some(at_once) => section.rows.div_ceil(at_once * (block_rows / rows)),
+        None => section.rows.div_ceil(block_rows),
+    };
+    let all = |block_rows| -> usize { sections.iter().map(|s| blocks(s, block_rows)).sum() };
     // A grid has an end: a large vocabulary takes more rows to a workgroup.
-    let most = core.device.limits.max_compute_workgroups_per_dimension as usize;
-    while sections.iter().map(|section| section.rows.div_ceil(block_rows)).sum::<usize>() > most {
+    while all(block_rows) > core.device.limits.max_compute_workgroups_per_dimension as usize {
         block_rows *= 2;
     }
     let choices = choices
@@ -197,14 +206,18 @@ pub(super) fn vec_step(
         .set("ROWS", rows)
         .set("BLOCK_ROWS", block_rows);
     let copies = copies(core, sections, variant.copies, OWN_WORKGROUP_BYTES);
-    let blocks = |section: &Section| section.rows.div_ceil(block_rows);
     section_buffers(sections, &mut buffers);
+    let of = |section: &Section| {
+        let walk = if at_once(section).is_some() { "walk_points" } else { "walk_rows" };
+        let choices = section.choices(copies).import("walk", shared(walk));
+        choices.set("BLOCKS", blocks(section, block_rows))
+    };
     let recipe = Recipe {
         kernel: if is_float { "mat_vec_float" } else { "mat_vec" },
         choices,
-        sections: sections.iter().map(|s| s.choices(copies).set("BLOCKS", blocks(s))).collect(),
+        sections: sections.iter().map(of).collect(),
     };
-    let grid = [Count::Fixed(sections.iter().map(blocks).sum()), Count::Fixed(1), Count::Fixed(1)];
+    let grid = [Count::Fixed(all(block_rows)), Count::Fixed(1), Count::Fixed(1)];
     step(recipe, buffers, grid, sections)
 }
 

@@ -190,6 +190,8 @@ static SHARED: &[(&str, &str)] = files![
     "shared/turn_hadamard",
     "shared/turn_kronecker",
     "shared/turn_none",
+    "shared/walk_points",
+    "shared/walk_rows",
     "shared/write_f16",
     "shared/write_f32",
 ];

@@ -15,6 +15,10 @@ use crate::types::{INT8_SHADER, Int8Row, Kernel, Rows, SUB, Shader, Tensor};
 /// Bytes that shaders may read past the end of a plane.
 const PADDING: usize = 64;
 
+/// Weights that `walk_points` scales at once, and rows of a point that it takes.
+const RUN: usize = 32;
+const POINT_MAX: usize = 8;
+
 /// Rows that are transcoded at a time.
 const TRANSCODE_ROWS: usize = 256;
 
@@ -28,6 +32,8 @@ pub(super) struct Section {
     /// Weights per norm.
     group: usize,
     mins: bool,
+    /// Rows that share codes.
+    pub(super) row_block: usize,
     /// The column of the output buffer that its first row's product goes to.
     pub(super) first: usize,
     /// By name in the shader.
@@ -39,6 +45,15 @@ impl Section {
     /// Words of workgroup memory that one copy of the table takes.
     pub(super) fn table_words(&self) -> usize {
         self.shader.table_words
+    }
+
+    /// Whether a walk that looks codes up once for all their rows can take it, and how many rows
+    /// that are; activations come in groups of so many.
+    pub(super) fn rows_at_once(&self, activation_group: usize) -> Option<usize> {
+        let is_whole = |group: usize| group >= self.cols || group.is_multiple_of(RUN);
+        let fits = (2..=POINT_MAX).contains(&self.row_block);
+        let is_apt = fits && is_whole(self.group) && activation_group.is_multiple_of(RUN);
+        is_apt.then_some(self.row_block)
     }
 
     /// What fills this section's part of a kernel.
@@ -236,6 +251,18 @@ impl Weights {
     ) -> Result<Section> {
         let (kind, cols, group) = (tensors[0].kind, tensors[0].cols, tensors[0].group);
         let mins = matches!(kind.kernel(), Kernel::Int8 { mins: true, .. });
+        let section = |shader, row_block, buffers| Section {
+            shader,
+            kind_name: kind.name(),
+            rows: count,
+            cols,
+            group,
+            mins,
+            row_block,
+            first: 0,
+            buffers,
+            has_bias: false,
+        };
         let chunk = kind.shader().unwrap_or(INT8_SHADER).chunk.max(1);
         if !cols.is_multiple_of(chunk) {
             let name = &tensors[0].name;
@@ -244,19 +271,7 @@ impl Weights {
         let Some(shader) = kind.shader() else {
             self.transcoded.extend(tensors.iter().map(|tensor| tensor.name.clone()));
             let buffers = transcode(device, up, tensors, start, count, mins)?;
-            let shader = INT8_SHADER;
-            let kind_name = kind.name();
-            return Ok(Section {
-                shader,
-                kind_name,
-                rows: count,
-                cols,
-                group,
-                mins,
-                first: 0,
-                buffers,
-                has_bias: false,
-            });
+            return Ok(section(INT8_SHADER, 1, buffers));
         };
         let mut buffers = Vec::new();
         let planes: [(&'static str, usize, usize); 2] = [
@@ -271,7 +286,7 @@ impl Weights {
             buffers.push((name, to));
         }
         if !tensors[0].table.is_empty() {
-            let bytes = tensors[0].table.to_vec();
+            let bytes = kind.shader_table(&tensors[0].table);
             let to = match self.tables.get(&bytes) {
                 Some(to) => to.clone(),
                 None => {
@@ -283,9 +298,7 @@ impl Weights {
             };
             buffers.push(("table", to));
         }
-        let kind_name = kind.name();
-        let (rows, first, has_bias) = (count, 0, false);
-        Ok(Section { shader, kind_name, rows, cols, group, mins, first, buffers, has_bias })
+        Ok(section(shader, kind.row_block(), buffers))
     }
 }
 
