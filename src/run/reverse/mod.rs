@@ -175,6 +175,7 @@ impl Student {
 
 /// Puts a product without factors, bias and sum behind the plan's ops, and the ways back.
 fn add_product(plan: &mut Plan, input: Slot, parts: &[Part]) -> Product {
+    assert!(parts.len() <= RAW.len(), "a name for each of {} products", parts.len());
     let mut ways = Vec::new();
     let mut plain = Vec::new();
     for (part, name) in parts.iter().zip(RAW) {
