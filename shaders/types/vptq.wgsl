@@ -60,7 +60,15 @@ fn run_of(raw: Raw, i: u32) -> Run {
 }
 
 fn number(code: u32, place: u32) -> u32 {
-    return u32(extractBits(four(code, place / 4u)[place % 4u], 0u, 8u));
+    var sum = entry(code & ((1u << BITS) - 1u), place);
+    if (MORE > 0u) {
+        sum += entry((1u << BITS) + ((code >> BITS) & ((1u << MORE) - 1u)), place);
+    }
+    return u32(clamp(sum, -127, 127));
+}
+
+fn entry(point: u32, place: u32) -> i32 {
+    return extractBits(i32(table[point * STRIDE + place / 4u]), place % 4u * 8u, 8u);
 }
 
 // Four of the numbers that a code stands for.
