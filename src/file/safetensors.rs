@@ -78,6 +78,13 @@ impl Safetensors {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Gives a tensor another name, as if the header had it.
+    pub fn rename(&mut self, name: &str, new: &str) {
+        if let Some(entry) = self.tensors.remove(name) {
+            self.tensors.insert(new.to_string(), entry);
+        }
+    }
+
     /// A tensor and its bytes.
     pub fn get(&self, name: &str) -> Option<(&Entry, Bytes)> {
         let entry = self.tensors.get(name)?;

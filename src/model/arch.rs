@@ -43,6 +43,18 @@ pub struct Arch {
 pub struct FolderWords {
     /// The classes of `transformers` that are this architecture.
     pub classes: Vec<String>,
+    /// What is added to the weights of norms.
+    pub norm_shift: f32,
+    /// The number of `config.json` that says what scores are divided by the root of, or empty.
+    pub query_scale: String,
+    /// Beginnings of the names of tensors that are not the text's.
+    pub other_parts: Vec<String>,
+    /// Beginnings of names, and those that the names of the tensors begin with instead.
+    pub renames: BTreeMap<String, String>,
+    /// What `transformers` takes where `config.json` says nothing.
+    pub defaults: BTreeMap<String, serde_json::Value>,
+    /// What `config.json` may say besides, with every value that is supported.
+    pub fixed: BTreeMap<String, Vec<serde_json::Value>>,
     /// Keys of GGUF, without the architecture, and the integers of `config.json` that they are.
     pub integers: BTreeMap<String, String>,
     /// The same for numbers that are no integers.
@@ -160,6 +172,16 @@ impl Role {
     pub fn is_layer_matrix(self) -> bool {
         use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
         matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+    }
+
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        use Role::{AttnKNorm, AttnNorm, AttnPostNorm, AttnQNorm, FfnNorm, FfnPostNorm, OutputNorm};
+        match self {
+            AttnNorm | AttnQNorm | AttnKNorm | AttnPostNorm => true,
+            FfnNorm | FfnPostNorm | OutputNorm => true,
+            _ => false,
+        }
     }
 
     /// Whether it maps tokens to the stream or back.

@@ -113,6 +113,7 @@ fn plain_folders_are_their_gguf_files() {
         "rope_theta": null,
     });
     let none = json!({"rope_scaling": null});
+    let [gemma, capped, whole] = gemmas();
     for (name, class, more) in [
         ("llama", "LlamaForCausalLM", &none),
         ("llama-rope3", "LlamaForCausalLM", &rope3),
@@ -120,9 +121,15 @@ fn plain_folders_are_their_gguf_files() {
         ("mistral", "MistralForCausalLM", &linear),
         ("qwen2", "Qwen2ForCausalLM", &none),
         ("qwen3", "Qwen3ForCausalLM", &none),
+        ("gemma3", "Gemma3ForCausalLM", &gemma),
+        ("gemma3-softcap", "Gemma3ForCausalLM", &capped),
+        ("gemma3-softcap", "Gemma3ForConditionalGeneration", &whole),
     ] {
         let (folder, out) = (Scratch::new(), Scratch::new());
-        let made = Folder::of(name, class, more.clone());
+        let mut made = Folder::of(name, class, more.clone());
+        if class.ends_with("ForConditionalGeneration") {
+            made = made.inside_a_larger_model();
+        }
         let path = match name {
             "llama" => made.write_sharded(&folder),
             _ => made.write(&folder),
@@ -147,6 +154,32 @@ fn plain_folders_are_their_gguf_files() {
         }
         assert_eq!(logits(&found), logits(&expected), "{name}");
     }
+}
+
+/// What older and newer versions write for the same numbers, and for a model that sees as well.
+fn gemmas() -> [Json; 3] {
+    let newer = json!({
+        "rope_theta": null,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 32,
+        "layer_types": (0..7).map(|layer| match layer {
+            5 => "full_attention",
+            _ => "sliding_attention",
+        }).collect::<Vec<&str>>(),
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+    });
+    let older = json!({
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 32,
+        "rope_local_base_freq": 10_000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window_pattern": 6,
+        "tie_word_embeddings": null,
+    });
+    [newer, older.clone(), older]
 }
 
 #[test]
@@ -467,7 +500,8 @@ fn wrong_configurations() {
         &[
             (
                 |folder| folder.config["architectures"] = json!(["MambaForCausalLM"]),
-                "/config.json: unknown class `MambaForCausalLM`, expected LlamaForCausalLM, \
+                "/config.json: unknown class `MambaForCausalLM`, expected Gemma3ForCausalLM, \
+                 Gemma3ForConditionalGeneration, LlamaForCausalLM, \
                  MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
             ),
             (

@@ -10,6 +10,7 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::{Entry, Safetensors};
 use crate::limits;
+use crate::model::arch::FolderWords;
 use crate::types::Bytes;
 
 const SINGLE: &str = "model.safetensors";
@@ -48,6 +49,28 @@ impl Folder {
             }
         }
         Ok(Folder { path: path.to_path_buf(), config, files, places })
+    }
+
+    /// Leaves out the tensors of other parts than the text, and gives the text's the names that
+    /// they have in a folder of nothing else.
+    pub(super) fn keep_text(&mut self, words: &FolderWords) -> Result<()> {
+        for (at, file) in self.files.iter_mut().enumerate() {
+            for name in file.names().map(str::to_string).collect::<Vec<_>>() {
+                let found = words.renames.iter().find_map(|(from, to)| {
+                    name.strip_prefix(from.as_str()).map(|rest| format!("{to}{rest}"))
+                });
+                if words.other_parts.iter().any(|part| name.starts_with(part)) {
+                    self.places.remove(&name);
+                } else if let Some(new) = found {
+                    self.places.remove(&name);
+                    file.rename(&name, &new);
+                    if self.places.insert(new.clone(), at).is_some() {
+                        bail!("tensor `{new}` is there twice, once as `{name}`");
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A JSON file of the folder, if it is there.

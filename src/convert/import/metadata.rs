@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::config::find;
 use super::folder::Folder;
 use crate::bail;
 use crate::error::{Error, Result};
@@ -91,10 +92,13 @@ enum Rope {
 }
 
 fn rope(config: &Map<String, Json>) -> Result<Rope> {
-    let scaling = ["rope_scaling", "rope_parameters"]
-        .into_iter()
-        .find_map(|name| config.get(name).and_then(Json::as_object).map(|scaling| (name, scaling)));
-    let Some((name, scaling)) = scaling else { return Ok(Rope::Plain) };
+    let said = |name| config.get(name).filter(|value| !value.is_null()).map(|value| (name, value));
+    let Some((name, scaling)) = said("rope_scaling").or_else(|| said("rope_parameters")) else {
+        return Ok(Rope::Plain);
+    };
+    if !scaling.is_object() {
+        bail!("`{name}`: expected an object, found {scaling}");
+    }
     let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Json::as_str);
     let number = |key: &str| {
         let value = scaling.get(key).and_then(Json::as_f64);
@@ -123,10 +127,3 @@ fn rope(config: &Map<String, Json>) -> Result<Rope> {
 
 /// As `config.json` has it.
 const BANDS: &str = "llama3";
-
-/// A value of the configuration; newer versions keep those of RoPE together.
-fn find<'a>(config: &'a Map<String, Json>, name: &str) -> Option<&'a Json> {
-    let value = |value: &&Json| !value.is_null();
-    let nested = || config.get("rope_parameters")?.get(name).filter(value);
-    config.get(name).filter(value).or_else(nested)
-}
