@@ -23,14 +23,21 @@ pub(super) fn forward(model: &Model) -> Plan {
     let mut build = Build::new(model);
     let x = build.float("x", Extent::Tokens, hparams.embed);
     build.embed(x);
-    let global = build.angles(model.frequencies(hparams.rope_base, hparams.rope_scale, true));
-    let local = hparams
-        .window
-        .map(|_| build.angles(model.frequencies(hparams.local_rope_base, 1.0, false)));
+    let global = model.frequencies(hparams.rope_base, hparams.rope_scale, true);
+    let global = build.angles("angles", &global);
+    let local_base = hparams.window.and(hparams.local_rope_base);
+    let local =
+        local_base.map(|base| build.angles("local_angles", &model.frequencies(base, 1.0, false)));
+    // A layer without rope turns by nothing: its keys and values go into the cache all the same.
+    let skips = (0..hparams.layers).any(|layer| !hparams.has_rope(model.arch, layer));
+    let none = skips.then(|| build.angles("no_angles", &vec![0.0; hparams.rope_len / 2]));
     for layer in 0..hparams.layers {
         build.plan.layers.push(build.plan.ops.len());
         let is_local = hparams.is_local(model.arch, layer);
-        let angles = local.filter(|_| is_local).unwrap_or(global);
+        let angles = match hparams.has_rope(model.arch, layer) {
+            true => local.filter(|_| is_local).unwrap_or(global),
+            false => none.expect("made for such layers"),
+        };
         build.attention(x, angles, layer);
         build.feed_forward(x, layer);
     }
@@ -142,11 +149,10 @@ impl<'a> Build<'a> {
         self.plan.ops.push(Op::Embed { tokens, table, transform, scale, out });
     }
 
-    fn angles(&mut self, frequencies: Vec<f32>) -> Slot {
-        let name = ["angles", "local_angles"][self.slots.keys().filter(is_angles).count()];
+    fn angles(&mut self, name: &'static str, frequencies: &[f32]) -> Slot {
         let cols = frequencies.len();
         let out = self.float(name, Extent::Tokens, 2 * cols);
-        let frequencies = self.weight(&constant(&format!("{name}.frequencies"), &frequencies));
+        let frequencies = self.weight(&constant(&format!("{name}.frequencies"), frequencies));
         let positions = self.plan.positions;
         self.plan.ops.push(Op::Angles { positions, frequencies, out });
         out
@@ -294,10 +300,6 @@ impl<'a> Build<'a> {
         self.plan.ops.push(Op::Prepare { input, rows, norm, transform, out });
         out
     }
-}
-
-fn is_angles(key: &&(&'static str, usize, Format, bool)) -> bool {
-    key.0.ends_with("angles")
 }
 
 /// What the kernels of a weight multiply it with.

@@ -40,8 +40,8 @@ pub struct Hparams {
     pub rope_base: f32,
     /// What the angles of layers that see everything are multiplied by.
     pub rope_scale: f32,
-    /// RoPE base of layers with a window.
-    pub local_rope_base: f32,
+    /// RoPE base of layers with a window, where they have angles of their own.
+    pub local_rope_base: Option<f32>,
     /// Which values of a head are rotated together.
     pub pairing: Pairing,
     /// Cells that a layer with a window sees; no layer has one if there is none.
@@ -101,8 +101,9 @@ impl Hparams {
             QueryScale::HeadLen if layers != arch.block.query_scale_layers => head_len,
             QueryScale::HeadLen | QueryScale::EmbedPerHead => head_default,
         };
-        let window = keys.optional("attention.sliding_window", limits::CONTEXT_MAX)?;
-        let window = window.filter(|_| arch.block.global_every > 1).map(|cells| cells as u32);
+        let window = keys.optional_or_zero("attention.sliding_window", limits::CONTEXT_MAX)?;
+        let window = window.filter(|&cells| cells > 0 && arch.block.global_every != 1);
+        let local_rope_base = Some(arch.block.local_rope_base).filter(|&base| base > 0.0);
         Ok(Hparams {
             layers,
             embed,
@@ -118,11 +119,9 @@ impl Hparams {
             rope_len,
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scale: keys.rope_scale()?,
-            local_rope_base: keys
-                .float("rope.freq_base_swa")?
-                .unwrap_or(arch.block.local_rope_base),
+            local_rope_base: keys.float("rope.freq_base_swa")?.or(local_rope_base),
             pairing: keys.pairing()?.unwrap_or(arch.pairing()),
-            window,
+            window: window.map(|cells| cells as u32),
             query_scale: 1.0 / (per_head as f32).sqrt(),
             attn_soft_cap: keys.float("attn_logit_softcapping")?.filter(|&cap| cap != 0.0),
             final_soft_cap: keys.float("final_logit_softcapping")?.filter(|&cap| cap != 0.0),
@@ -135,16 +134,23 @@ impl Hparams {
             Dim::Embed => self.embed,
             Dim::Query => self.heads * self.head_len,
             Dim::KeyValue => self.kv_heads * self.head_len,
+            Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head_len,
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
+            Dim::GateUp => 2 * self.ffn,
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.rope_len / 2,
         }
     }
 
-    /// Whether a layer sees only a window.
+    /// Whether a layer sees only a window. (No number of layers is a multiple of zero.)
     pub fn is_local(&self, arch: &Arch, layer: usize) -> bool {
         self.window.is_some() && !(layer + 1).is_multiple_of(arch.block.global_every)
+    }
+
+    /// Whether a layer turns queries and keys by their positions.
+    pub fn has_rope(&self, arch: &Arch, layer: usize) -> bool {
+        !(layer + 1).is_multiple_of(arch.block.rope_skip_every)
     }
 }
 
@@ -167,10 +173,18 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn optional(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        self.within(key, 1, max)
+    }
+
+    fn optional_or_zero(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        self.within(key, 0, max)
+    }
+
+    fn within(&self, key: &str, min: u64, max: u64) -> Result<Option<usize>> {
         let key = format!("{}.{key}", self.arch);
         let Some(value) = self.uniform(&key)? else { return Ok(None) };
-        if value == 0 || value > max {
-            bail!("{key}: expected 1 to {max}, found {value}");
+        if value < min || value > max {
+            bail!("{key}: expected {min} to {max}, found {value}");
         }
         Ok(Some(value as usize))
     }

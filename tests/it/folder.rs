@@ -19,6 +19,7 @@ pub(crate) struct Stored {
 }
 
 /// A folder to write.
+#[derive(Clone)]
 pub(crate) struct Folder {
     pub(crate) config: Json,
     pub(crate) tokenizer: Json,
@@ -27,13 +28,14 @@ pub(crate) struct Folder {
 }
 
 /// GGUF's name of a tensor without its layer: that of `transformers`.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 17] = [
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
+    ("attn_qkv", "self_attn.qkv_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
@@ -48,8 +50,9 @@ const NAMES: [(&str, &str); 16] = [
 
 /// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
 ///
-/// Where a block's result has a norm, `transformers` calls the one before it otherwise.
-fn their_name(name: &str, has_post_norms: bool) -> String {
+/// Where a block's result has a norm, `transformers` calls the one before it otherwise, and so it
+/// does where two matrices lie in one.
+fn their_name(name: &str, has_post_norms: bool, is_fused: bool) -> String {
     let (stem, kind) = name.rsplit_once('.').expect("a kind of tensor");
     let (layer, stem) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
         Some((layer, stem)) => (format!("model.layers.{layer}."), stem),
@@ -57,6 +60,9 @@ fn their_name(name: &str, has_post_norms: bool) -> String {
     };
     if stem == "ffn_norm" && has_post_norms {
         return format!("{layer}pre_feedforward_layernorm.{kind}");
+    }
+    if stem == "ffn_up" && is_fused {
+        return format!("{layer}mlp.gate_up_proj.{kind}");
     }
     let found = NAMES.iter().find(|(ours, _)| *ours == stem);
     format!("{layer}{}.{kind}", found.unwrap_or_else(|| panic!("{stem}")).1)
@@ -90,11 +96,13 @@ impl Folder {
         let embed = number("embedding_length").and_then(|embed| embed.as_u64()).unwrap();
         let head_len = config["head_dim"].as_u64().unwrap_or(embed / heads) as usize;
         let has_post_norms = parts.tensors.iter().any(|part| part.name.contains("post_ffw_norm"));
+        let is_fused = !parts.tensors.iter().any(|part| part.name.contains("ffn_gate"));
+        let is_interleaved = ["llama", "smollm3"].contains(&arch.as_str());
         let tensors = parts.tensors.iter().filter(|part| part.name != "rope_freqs.weight");
         let tensors = tensors.map(|part| {
             let mut shape: Vec<usize> = part.shape.iter().map(|&size| size as usize).collect();
             shape.reverse();
-            let is_rotated = arch == "llama"
+            let is_rotated = is_interleaved
                 && (part.name.contains(".attn_q.") || part.name.contains(".attn_k."));
             let bytes = match is_rotated {
                 true => halves(&part.bytes, shape[0], head_len),
@@ -102,7 +110,7 @@ impl Folder {
             };
             let is_shifted = has_post_norms && part.name.ends_with("norm.weight");
             let bytes = if is_shifted { less_one(&bytes) } else { bytes };
-            let name = their_name(&part.name, has_post_norms);
+            let name = their_name(&part.name, has_post_norms, is_fused);
             Stored { name, dtype: part.kind.name, shape, bytes }
         });
         Folder {

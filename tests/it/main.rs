@@ -9,7 +9,9 @@ mod devices;
 mod download;
 mod fine_tune;
 mod folder;
+mod folders;
 mod formats;
+mod fused;
 mod gguf;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -20,6 +22,7 @@ mod import;
 mod layers;
 mod learned;
 mod models;
+mod pieces;
 mod planes;
 mod pool;
 mod products;

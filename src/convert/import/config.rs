@@ -1,11 +1,12 @@
-//! `config.json` in one form, whatever version of `transformers` wrote it, and what it must not say.
+//! `config.json` in one form, whatever version of `transformers` wrote it; what it must not say.
 
 use serde_json::{Map, Value};
 
+use super::metadata::{self, rope_factors};
 use crate::bail;
 use crate::error::Result;
 use crate::model::arch::FolderWords;
-use crate::model::{Arch, Hparams};
+use crate::model::{Arch, Hparams, Role};
 
 /// Brings a configuration into the form that the descriptions know: numbers of the text lie at the
 /// top, RoPE's of layers with a window have a name of their own, and nothing is left to a default.
@@ -15,7 +16,8 @@ pub(super) fn normalise(config: &mut Map<String, Value>, words: &FolderWords) ->
             bail!("`text_config`: expected an object, found {text}");
         };
         // The class was found already, and the text's own is not always there.
-        let said = text.into_iter().filter(|(key, value)| key != "architectures" && !value.is_null());
+        let said =
+            text.into_iter().filter(|(key, value)| key != "architectures" && !value.is_null());
         config.extend(said);
     }
     part_ropes(config)?;
@@ -72,7 +74,19 @@ pub(super) fn check(config: &Map<String, Value>, arch: &Arch, hparams: &Hparams)
             }
         }
     }
-    let words = super::metadata::words(arch);
+    if let Some(found) = find(config, "no_rope_layers") {
+        // One for each layer that has rope, zero for the others.
+        let has_rope = |layer| u64::from(hparams.has_rope(arch, layer));
+        let expected: Vec<u64> = (0..hparams.layers).map(has_rope).collect();
+        if *found != serde_json::json!(expected) {
+            bail!("`no_rope_layers`: expected {expected:?}, found {found}");
+        }
+    }
+    let has_factors = arch.tensors.iter().any(|words| words.role == Role::RopeFactors);
+    if !has_factors && rope_factors(config, hparams.rope_len)?.is_some() {
+        bail!("rope of this type is not supported in architecture `{}`", arch.name);
+    }
+    let words = metadata::words(arch);
     let scale = find(config, &words.query_scale);
     let expected = hparams.query_scale.powi(-2);
     if let Some(found) = scale

@@ -83,6 +83,11 @@ impl Folder {
         text(&self.path, name)
     }
 
+    /// A file of the folder, if it is there.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        bytes(&self.path, name)
+    }
+
     /// A tensor and its bytes.
     pub(super) fn get(&self, name: &str) -> Option<(&Entry, Bytes)> {
         self.files[*self.places.get(name)?].get(name)
@@ -126,6 +131,12 @@ fn json(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
 }
 
 fn text(folder: &Path, name: &str) -> Result<Option<String>> {
+    let Some(bytes) = bytes(folder, name)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|error| Error::new(error.to_string()));
+    text.at(folder.join(name).display()).map(Some)
+}
+
+fn bytes(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);
@@ -135,5 +146,5 @@ fn text(folder: &Path, name: &str) -> Result<Option<String>> {
         let max = limits::FOLDER_JSON_BYTES_MAX;
         bail!("{}: the file has {bytes} bytes, expected at most {max}", path.display());
     }
-    Ok(Some(fs::read_to_string(&path).at(path.display())?))
+    Ok(Some(fs::read(&path).at(path.display())?))
 }

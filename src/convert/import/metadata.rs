@@ -14,6 +14,7 @@ use crate::model::arch::FolderWords;
 pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
     let config = &folder.config;
     let words = words(arch);
+    check_complete(config, words)?;
     let mut metadata = Metadata::new();
     let mut set = |key: &str, value| metadata.set(key, value);
     set("general.architecture", Value::String(arch.name.clone()));
@@ -43,12 +44,47 @@ pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
             set(&format!("{}.{key}", arch.name), Value::F32(number as f32));
         }
     }
+    if let Some(share) = find(config, &words.rope_share) {
+        let Some(number) = share.as_f64().filter(|share| (0.0..=1.0).contains(share)) else {
+            bail!("`{}`: expected a number from 0 to 1, found {share}", words.rope_share);
+        };
+        let number = number * head_len(config)? as f64;
+        set(&format!("{}.rope.dimension_count", arch.name), Value::U32(number as u32));
+    }
     if let Rope::Linear { factor } = rope(config)? {
         let key = |key: &str| format!("{}.rope.scaling.{key}", arch.name);
         set(&key("type"), Value::String("linear".to_string()));
         set(&key("factor"), Value::F32(factor as f32));
     }
     Ok(metadata)
+}
+
+/// Refuses a configuration without a number that no model can do without.
+fn check_complete(config: &Map<String, Json>, words: &FolderWords) -> Result<()> {
+    for (key, name) in words.integers.iter().chain(&words.floats) {
+        if NEEDED.contains(&key.as_str()) && find(config, name).is_none() {
+            bail!("`{name}` is missing, expected a number");
+        }
+    }
+    Ok(())
+}
+
+/// Keys without which no model is whole.
+const NEEDED: [&str; 6] = [
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+];
+
+/// Values of a head.
+fn head_len(config: &Map<String, Json>) -> Result<u64> {
+    let number = |name: &str| find(config, name).and_then(Json::as_u64);
+    let parted = || number("hidden_size")?.checked_div(number("num_attention_heads")?);
+    let missing = || Error::new("neither `head_dim` nor `hidden_size` and `num_attention_heads`");
+    number("head_dim").or_else(parted).ok_or_else(missing)
 }
 
 /// The words of an architecture that was found by its class.

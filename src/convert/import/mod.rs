@@ -9,8 +9,10 @@ mod folder;
 mod higgs;
 mod metadata;
 mod quantised;
+mod sentencepiece;
 mod tensors;
 mod tokenizer;
+mod tokens;
 pub mod vptq;
 
 use std::path::Path;

@@ -102,7 +102,23 @@ MODELS = {
         final_logit_softcapping=3.0, rope_parameters=dict(
             full_attention=rope(1000000.0, "linear", factor=8.0),
             sliding_attention=rope(10000.0)))),
+    # Fused matrices, and a window in every layer.
+    "phi3": ("phi3", "Phi3", LLAMA | dict(
+        intermediate_size=48, sliding_window=8, tie_word_embeddings=False,
+        rope_parameters=rope(10000.0))),
+    # Three quarters of a head are rotated, and no layer has a window.
+    "phi3-partial": ("phi3", "Phi3", LLAMA | dict(
+        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+        sliding_window=None, tie_word_embeddings=True,
+        rope_parameters=rope(500000.0, partial_rotary_factor=0.75))),
+    # The fourth of five layers has no rope.
+    "smollm3": ("smollm3", "SmolLM3", LLAMA | dict(
+        hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1,
+        num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=rope(50000.0))),
 }
+
+# Architectures in which the values that are rotated together are neighbours.
+INTERLEAVED = ("llama", "smollm3")
 
 # transformers' name of a tensor without its layer: GGUF's.
 NAMES = {
@@ -113,12 +129,14 @@ NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 GEMMA_NAMES = NAMES | {
@@ -219,10 +237,14 @@ def write_keys(out, name):
         out.add_final_logit_softcapping(numbers["final_logit_softcapping"])
     if numbers.get("sliding_window"):
         out.add_sliding_window(numbers["sliding_window"])
-    if arch == "llama":
+    head = numbers.get("head_dim", numbers["hidden_size"] // numbers["num_attention_heads"])
+    if arch in INTERLEAVED:
         out.add_vocab_size(VOCABULARY)
-        head = numbers["hidden_size"] // numbers["num_attention_heads"]
-        out.add_rope_dimension_count(numbers.get("head_dim", head))
+        out.add_rope_dimension_count(head)
+    if arch == "phi3":
+        out.add_rope_dimension_count(int(wide.get("partial_rotary_factor", 1.0) * head))
+        if not numbers["sliding_window"]:
+            out.add_sliding_window(0)
 
 
 def write_tokenizer(out):
@@ -257,9 +279,9 @@ def write_gguf(path, name, weights, all_f32):
     if numbers["rope_parameters"].get("rope_type") == "llama3":
         out.add_tensor("rope_freqs.weight", rope_factors(numbers))
     for key, values in weights.items():
-        if arch == "llama" and ".q_proj." in key:
+        if arch in INTERLEAVED and ".q_proj." in key:
             values = interleaved(values, numbers["num_attention_heads"])
-        if arch == "llama" and ".k_proj." in key:
+        if arch in INTERLEAVED and ".k_proj." in key:
             values = interleaved(values, numbers["num_key_value_heads"])
         if values.ndim == 2 and not all_f32:
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values), key
