@@ -92,6 +92,12 @@ fn configurations_of_one_kind_of_layer() {
             ("rope_scaling", bands, "rope of this type is not supported in architecture `qwen2`"),
         ],
     );
+}
+
+#[test]
+fn configurations_of_turns() {
+    let other = "is not supported, expected";
+    let none = json!({});
     check(
         "smollm3",
         "SmolLM3ForCausalLM",

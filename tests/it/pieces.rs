@@ -39,9 +39,9 @@ fn folder(folder: &Scratch, rows: usize, config: Json) -> PathBuf {
     path
 }
 
-fn check_texts(source: &Source, golden: &str, place: &str) {
+fn check_texts(source: &Source, file: &str, place: &str) {
     let golden: Json = serde_json::from_slice(&data("golden.json")).expect("JSON");
-    let golden = &golden[golden];
+    let golden = &golden[file];
     let tokenizer = tokenizer(source).expect("a tokenizer");
     for pair in golden.as_array().expect("pairs") {
         let text = pair[0].as_str().expect("a text");
@@ -226,13 +226,17 @@ fn wrong_json() {
         |file| file["model"]["vocab"]["far"] = json!(512),
         "token `far` has id 512, but the embedding has 512 rows",
     );
-    // Merged from the other end, which no scores do.
     check(
-        |file| file["normalizer"] = json!({"type": "Lowercase"}),
+        |file| file["decoder"] = json!(null),
         "the tokenizer does not bring texts back as they were",
     );
     check(
-        |file| file["pre_tokenizer"] = json!({"type": "Digits", "individual_digits": false}),
+        |file| {
+            let pattern = json!({"String": "e"});
+            let split = json!({"type": "Split", "pattern": pattern, "invert": false});
+            file["pre_tokenizer"] = split;
+            file["pre_tokenizer"]["behavior"] = json!("Isolated");
+        },
         "merging by scores does not cut texts as this tokenizer does",
     );
     let scratch = Scratch::new();

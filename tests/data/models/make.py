@@ -104,7 +104,7 @@ MODELS = {
             sliding_attention=rope(10000.0)))),
     # Fused matrices, and a window in every layer.
     "phi3": ("phi3", "Phi3", LLAMA | dict(
-        intermediate_size=48, sliding_window=8, tie_word_embeddings=False,
+        intermediate_size=96, sliding_window=8, tie_word_embeddings=False,
         rope_parameters=rope(10000.0))),
     # Three quarters of a head are rotated, and no layer has a window.
     "phi3-partial": ("phi3", "Phi3", LLAMA | dict(
@@ -113,7 +113,7 @@ MODELS = {
         rope_parameters=rope(500000.0, partial_rotary_factor=0.75))),
     # The fourth of five layers has no rope.
     "smollm3": ("smollm3", "SmolLM3", LLAMA | dict(
-        hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1,
+        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
         num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=rope(50000.0))),
 }
 
