@@ -77,7 +77,7 @@ pub struct BlockWords {
     pub global_every: usize,
     /// The RoPE base of layers with a window, where the file has none; 0 if they have the angles of
     /// the others.
-    pub local_rope_base: f32,
+    local_rope_base: f32,
     /// Every n-th layer has no RoPE; 0 for none.
     pub rope_skip_every: usize,
     /// Scores are divided by the square root of this.
@@ -155,6 +155,8 @@ pub enum Role {
     OutputNorm,
     Head,
     RopeFactors,
+    RopeFactorsLong,
+    RopeFactorsShort,
     AttnNorm,
     AttnQkv,
     AttnQ,
@@ -182,6 +184,11 @@ impl Role {
         use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
         let is_fused = !self.parts().is_empty();
         is_fused || matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+    }
+
+    /// Whether it divides the frequencies of RoPE.
+    pub fn is_rope_factors(self) -> bool {
+        matches!(self, Role::RopeFactors | Role::RopeFactorsLong | Role::RopeFactorsShort)
     }
 
     /// Where several matrices lie in one: which ones, with their rows, in their order.
@@ -260,6 +267,11 @@ impl Arch {
             RopeWord::Interleaved => Pairing::Interleaved,
             RopeWord::Halves => Pairing::Halves,
         }
+    }
+
+    /// The RoPE base of layers with a window, where they have angles of their own.
+    pub fn local_rope_base(&self) -> Option<f32> {
+        Some(self.block.local_rope_base).filter(|&base| base > 0.0)
     }
 
     /// Whether the values that are rotated together are neighbours.

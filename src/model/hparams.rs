@@ -40,6 +40,10 @@ pub struct Hparams {
     pub rope_base: f32,
     /// What the angles of layers that see everything are multiplied by.
     pub rope_scale: f32,
+    /// What turned values are multiplied by in layers that see everything.
+    pub rope_amplitude: f32,
+    /// Tokens the model was first trained to see at once, where longer texts have other angles.
+    pub rope_context: Option<usize>,
     /// RoPE base of layers with a window, where they have angles of their own.
     pub local_rope_base: Option<f32>,
     /// Which values of a head are rotated together.
@@ -103,7 +107,8 @@ impl Hparams {
         };
         let window = keys.optional_or_zero("attention.sliding_window", limits::CONTEXT_MAX)?;
         let window = window.filter(|&cells| cells > 0 && arch.block.global_every != 1);
-        let local_rope_base = Some(arch.block.local_rope_base).filter(|&base| base > 0.0);
+        let first_context = "rope.scaling.original_context_length";
+        let rope_context = keys.optional(first_context, limits::CONTEXT_MAX)?;
         Ok(Hparams {
             layers,
             embed,
@@ -119,7 +124,9 @@ impl Hparams {
             rope_len,
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scale: keys.rope_scale()?,
-            local_rope_base: keys.float("rope.freq_base_swa")?.or(local_rope_base),
+            rope_amplitude: keys.amplitude()?,
+            rope_context,
+            local_rope_base: keys.float("rope.freq_base_swa")?.or(arch.local_rope_base()),
             pairing: keys.pairing()?.unwrap_or(arch.pairing()),
             window: window.map(|cells| cells as u32),
             query_scale: 1.0 / (per_head as f32).sqrt(),
@@ -231,6 +238,12 @@ impl Keys<'_> {
         }
     }
 
+    /// llama.cpp holds zero for nothing said.
+    fn amplitude(&self) -> Result<f32> {
+        let factor = self.float("rope.scaling.attn_factor")?.filter(|&factor| factor != 0.0);
+        Ok(factor.unwrap_or(1.0))
+    }
+
     /// Positions are divided by the factor of linear scaling. Llama 3 scales by a tensor of factors
     /// instead and says nothing here.
     fn rope_scale(&self) -> Result<f32> {
@@ -238,9 +251,12 @@ impl Keys<'_> {
         let kind = self.metadata.get_str(&key)?;
         let factor = self.float("rope.scaling.factor")?.filter(|&factor| factor != 0.0);
         match kind {
-            Some("none") => Ok(1.0),
+            // The factors are tensors.
+            Some("none" | "longrope") => Ok(1.0),
             None | Some("linear") => Ok(factor.map_or(1.0, |factor| 1.0 / factor)),
-            Some(kind) => bail!("{key}: `{kind}` is not supported, expected `none` or `linear`"),
+            Some(kind) => {
+                bail!("{key}: `{kind}` is not supported, expected `none`, `linear` or `longrope`")
+            }
         }
     }
 }

@@ -187,7 +187,8 @@ fn rope_and_norms() {
                 let kind = Value::String("yarn".to_string());
                 parts.metadata.set("llama.rope.scaling.type", kind);
             },
-            ": llama.rope.scaling.type: `yarn` is not supported, expected `none` or `linear`",
+            ": llama.rope.scaling.type: `yarn` is not supported, expected `none`, `linear` or \
+             `longrope`",
         ),
         (
             |parts| parts.set("llama.rope.freq_base", Value::F32(f32::INFINITY)),

@@ -40,7 +40,7 @@ fn coded(folder: &Scratch, from: &Path) -> Source {
 #[test]
 fn the_gradient_is_that_of_the_loss() {
     let names = ["llama", "llama-bias", "llama-rope3", "mistral", "qwen2", "qwen3", "gemma3"];
-    for name in names.into_iter().chain(["gemma3-softcap", "phi3", "phi3-partial", "smollm3"]) {
+    for name in names.into_iter().chain(["gemma3-softcap", "phi3", "phi3-long", "smollm3"]) {
         let folder = Scratch::new();
         let path = model_path(&format!("{name}.gguf"));
         let (source, coded) = (open(&path), coded(&folder, &path));

@@ -98,7 +98,7 @@ impl Folder {
         let has_post_norms = parts.tensors.iter().any(|part| part.name.contains("post_ffw_norm"));
         let is_fused = !parts.tensors.iter().any(|part| part.name.contains("ffn_gate"));
         let is_interleaved = ["llama", "smollm3"].contains(&arch.as_str());
-        let tensors = parts.tensors.iter().filter(|part| part.name != "rope_freqs.weight");
+        let tensors = parts.tensors.iter().filter(|part| !part.name.starts_with("rope_f"));
         let tensors = tensors.map(|part| {
             let mut shape: Vec<usize> = part.shape.iter().map(|&size| size as usize).collect();
             shape.reverse();

@@ -94,6 +94,9 @@ fn configurations_of_one_kind_of_layer() {
     );
 }
 
+/// Kinds of rope that are known.
+const KINDS: &str = "default, linear, llama3 or longrope";
+
 #[test]
 fn configurations_of_turns() {
     let other = "is not supported, expected";
@@ -118,8 +121,26 @@ fn configurations_of_turns() {
         &[
             (
                 "rope_scaling",
-                json!({"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}),
-                &format!("`rope_scaling`: rope type `longrope` {other} default, linear or llama3"),
+                json!({"type": "dynamic", "factor": 2.0}),
+                &format!("`rope_scaling`: rope type `dynamic` {other} {KINDS}"),
+            ),
+            (
+                "rope_scaling",
+                json!({"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
+                "`original_max_position_embeddings`: expected a number above 0, found null",
+            ),
+            (
+                "rope_scaling",
+                json!({
+                    "type": "su", "attention_factor": 1.0,
+                    "short_factor": [1.0], "long_factor": [1.0],
+                }),
+                "`short_factor`: expected 8 numbers, found 1",
+            ),
+            (
+                "rope_scaling",
+                json!({"type": "su", "attention_factor": 1.0, "short_factor": [1.0, -1.0]}),
+                "`rope_scaling.short_factor`: expected a number above 0, found -1.0",
             ),
             (
                 "partial_rotary_factor",

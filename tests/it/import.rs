@@ -132,6 +132,8 @@ fn plain_folders_are_their_gguf_files() {
                 "sliding_window": null, "partial_rotary_factor": 0.75
             }),
         ),
+        ("phi3-long", "Phi3ForCausalLM", &long_rope(16)),
+        ("phi3-short", "Phi3ForCausalLM", &long_rope(64)),
         (
             "smollm3",
             "SmolLM3ForCausalLM",
@@ -195,6 +197,19 @@ fn gemmas() -> [Json; 3] {
         "tie_word_embeddings": null,
     });
     [newer, older.clone(), older]
+}
+
+/// Factors for each pair, and three quarters of a head rotated.
+fn long_rope(original: usize) -> Json {
+    json!({
+        "original_max_position_embeddings": original,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+            "long_factor": [1.0, 1.5, 3.0, 6.0, 12.0, 24.0],
+        },
+    })
 }
 
 #[test]
@@ -527,8 +542,7 @@ fn wrong_configurations() {
             (
                 |folder| folder.config["rope_scaling"] = json!({"type": "yarn", "factor": 2.0}),
                 "/config.json: `rope_scaling`: rope type `yarn` is not supported, expected \
-                 default, linear \
-             or llama3",
+                 default, linear, llama3 or longrope",
             ),
             (
                 |folder| folder.tokenizer["model"]["byte_fallback"] = json!(true),

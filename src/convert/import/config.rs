@@ -2,11 +2,12 @@
 
 use serde_json::{Map, Value};
 
-use super::metadata::{self, rope_factors};
+use super::metadata;
+use super::rope::Rope;
 use crate::bail;
 use crate::error::Result;
 use crate::model::arch::FolderWords;
-use crate::model::{Arch, Hparams, Role};
+use crate::model::{Arch, Hparams};
 
 /// Brings a configuration into the form that the descriptions know: numbers of the text lie at the
 /// top, RoPE's of layers with a window have a name of their own, and nothing is left to a default.
@@ -82,9 +83,10 @@ pub(super) fn check(config: &Map<String, Value>, arch: &Arch, hparams: &Hparams)
             bail!("`no_rope_layers`: expected {expected:?}, found {found}");
         }
     }
-    let has_factors = arch.tensors.iter().any(|words| words.role == Role::RopeFactors);
-    if !has_factors && rope_factors(config, hparams.rope_len)?.is_some() {
-        bail!("rope of this type is not supported in architecture `{}`", arch.name);
+    for (role, _) in Rope::read(config)?.factors(config, hparams.rope_len)? {
+        if !arch.tensors.iter().any(|words| words.role == role) {
+            bail!("rope of this type is not supported in architecture `{}`", arch.name);
+        }
     }
     let words = metadata::words(arch);
     let scale = find(config, &words.query_scale);

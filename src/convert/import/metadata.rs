@@ -4,6 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use super::config::find;
 use super::folder::Folder;
+use super::rope::Rope;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Value};
@@ -51,10 +52,8 @@ pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
         let number = number * head_len(config)? as f64;
         set(&format!("{}.rope.dimension_count", arch.name), Value::U32(number as u32));
     }
-    if let Rope::Linear { factor } = rope(config)? {
-        let key = |key: &str| format!("{}.rope.scaling.{key}", arch.name);
-        set(&key("type"), Value::String("linear".to_string()));
-        set(&key("factor"), Value::F32(factor as f32));
+    for (key, value) in Rope::read(config)?.keys() {
+        set(&format!("{}.rope.scaling.{key}", arch.name), value);
     }
     Ok(metadata)
 }
@@ -91,75 +90,3 @@ fn head_len(config: &Map<String, Json>) -> Result<u64> {
 pub(super) fn words(arch: &Arch) -> &FolderWords {
     arch.huggingface.as_ref().expect("the class is one of its words")
 }
-
-/// What each pair's frequency is divided by, where a folder scales as Llama 3.1 does.
-pub(super) fn rope_factors(config: &Map<String, Json>, len: usize) -> Result<Option<Vec<f32>>> {
-    let Rope::Bands { factor, low, high, original } = rope(config)? else { return Ok(None) };
-    let base = find(config, "rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
-    let factors = (0..len / 2).map(|i| {
-        // Turns over the context the model was first trained on.
-        let wave = 2.0 * std::f64::consts::PI * base.powf(2.0 * i as f64 / len as f64);
-        let turns = original / wave;
-        if turns > high {
-            return 1.0;
-        }
-        if turns < low {
-            return factor as f32;
-        }
-        let smooth = (turns - low) / (high - low);
-        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-    });
-    Ok(Some(factors.collect()))
-}
-
-/// How angles are scaled.
-enum Rope {
-    Plain,
-    Linear {
-        factor: f64,
-    },
-    /// The slow pairs by a factor, the fast ones not, those between by something between.
-    Bands {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-}
-
-fn rope(config: &Map<String, Json>) -> Result<Rope> {
-    let said = |name| config.get(name).filter(|value| !value.is_null()).map(|value| (name, value));
-    let Some((name, scaling)) = said("rope_scaling").or_else(|| said("rope_parameters")) else {
-        return Ok(Rope::Plain);
-    };
-    if !scaling.is_object() {
-        bail!("`{name}`: expected an object, found {scaling}");
-    }
-    let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Json::as_str);
-    let number = |key: &str| {
-        let value = scaling.get(key).and_then(Json::as_f64);
-        value.filter(|value| value.is_finite() && *value > 0.0).ok_or_else(|| {
-            let found = scaling.get(key).unwrap_or(&Json::Null);
-            Error::new(format!("`{name}.{key}`: expected a number above 0, found {found}"))
-        })
-    };
-    match kind {
-        None | Some("default") => Ok(Rope::Plain),
-        Some("linear") => Ok(Rope::Linear { factor: number("factor")? }),
-        // The name of the method, whatever the model is.
-        Some(kind) if kind == BANDS => {
-            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-            if low >= high {
-                bail!("`{name}.low_freq_factor`: expected less than {high}, found {low}");
-            }
-            let original = number("original_max_position_embeddings")?;
-            Ok(Rope::Bands { factor: number("factor")?, low, high, original })
-        }
-        Some(kind) => bail!(
-            "`{name}`: rope type `{kind}` is not supported, expected default, linear or {BANDS}"
-        ),
-    }
-}
-
-/// As `config.json` has it.
-const BANDS: &str = "llama3";

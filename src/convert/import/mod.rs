@@ -9,6 +9,7 @@ mod folder;
 mod higgs;
 mod metadata;
 mod quantised;
+mod rope;
 mod sentencepiece;
 mod tensors;
 mod tokenizer;

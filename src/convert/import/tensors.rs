@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::config;
 use super::folder::Folder;
-use super::metadata::{self, rope_factors};
+use super::metadata;
 use super::quantised::Quantised;
+use super::rope::Rope;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::Entry;
@@ -73,9 +74,9 @@ impl Build<'_> {
             None => text.to_string(),
         };
         let name = numbered(&words.name);
-        if words.role == Role::RopeFactors {
-            let factors = rope_factors(&self.folder.config, self.hparams.rope_len);
-            return Ok(factors.at("config.json")?.map(|factors| vector(name, &factors)));
+        if words.role.is_rope_factors() {
+            let factors = self.rope_factors(words.role).at("config.json")?;
+            return Ok(factors.map(|factors| vector(name, &factors)));
         }
         let Some(other) = words.huggingface.as_deref().map(numbered) else { return Ok(None) };
         self.used.insert(other.clone());
@@ -101,6 +102,12 @@ impl Build<'_> {
             true => Ok(Some(shifted(&tensor, shift))),
             false => Ok(Some(tensor)),
         }
+    }
+
+    fn rope_factors(&self, role: Role) -> Result<Option<Vec<f32>>> {
+        let config = &self.folder.config;
+        let factors = Rope::read(config)?.factors(config, self.hparams.rope_len)?;
+        Ok(factors.into_iter().find(|(of, _)| *of == role).map(|(_, factors)| factors))
     }
 
     fn is_tied(&self) -> bool {

@@ -69,6 +69,14 @@ def rope(base, kind="default", **more):
     return dict(rope_type=kind, rope_theta=base, **more)
 
 
+PHI_LONG = dict(
+    hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+    num_hidden_layers=2, sliding_window=None, tie_word_embeddings=True,
+    rope_parameters=rope(
+        10000.0, "longrope", partial_rotary_factor=0.75,
+        short_factor=[1.0, 1.1, 1.3, 1.6, 2.0, 2.5], long_factor=[1.0, 1.5, 3.0, 6.0, 12.0, 24.0]),
+)
+
 # name: architecture in GGUF, model class, configuration.
 MODELS = {
     # Grouped queries, a head of its own. Without `head_dim` no key length is written.
@@ -111,6 +119,10 @@ MODELS = {
         hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
         sliding_window=None, tie_word_embeddings=True,
         rope_parameters=rope(500000.0, partial_rotary_factor=0.75))),
+    # Factors for each pair, those for texts longer than 16 tokens, and turned values are louder.
+    "phi3-long": ("phi3", "Phi3", PHI_LONG | dict(original_max_position_embeddings=16)),
+    # Both texts are within 64 tokens.
+    "phi3-short": ("phi3", "Phi3", PHI_LONG | dict(original_max_position_embeddings=64)),
     # The fourth of five layers has no rope.
     "smollm3": ("smollm3", "SmolLM3", LLAMA | dict(
         hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
@@ -245,6 +257,11 @@ def write_keys(out, name):
         out.add_rope_dimension_count(int(wide.get("partial_rotary_factor", 1.0) * head))
         if not numbers["sliding_window"]:
             out.add_sliding_window(0)
+        if wide["rope_type"] == "longrope":
+            first = numbers["original_max_position_embeddings"]
+            scale = numbers["max_position_embeddings"] / first
+            out.add_rope_scaling_orig_ctx_len(first)
+            out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(first)))
 
 
 def write_tokenizer(out):
@@ -278,6 +295,9 @@ def write_gguf(path, name, weights, all_f32):
     write_tokenizer(out)
     if numbers["rope_parameters"].get("rope_type") == "llama3":
         out.add_tensor("rope_freqs.weight", rope_factors(numbers))
+    for kind in ("long", "short"):
+        if factors := numbers["rope_parameters"].get(f"{kind}_factor"):
+            out.add_tensor(f"rope_factors_{kind}.weight", np.array(factors, dtype=np.float32))
     for key, values in weights.items():
         if arch in INTERLEAVED and ".q_proj." in key:
             values = interleaved(values, numbers["num_attention_heads"])
