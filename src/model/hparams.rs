@@ -107,8 +107,6 @@ impl Hparams {
         };
         let window = keys.optional_or_zero("attention.sliding_window", limits::CONTEXT_MAX)?;
         let window = window.filter(|&cells| cells > 0 && arch.block.global_every != 1);
-        let first_context = "rope.scaling.original_context_length";
-        let rope_context = keys.optional(first_context, limits::CONTEXT_MAX)?;
         Ok(Hparams {
             layers,
             embed,
@@ -125,7 +123,7 @@ impl Hparams {
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scale: keys.rope_scale()?,
             rope_amplitude: keys.amplitude()?,
-            rope_context,
+            rope_context: keys.first_context()?,
             local_rope_base: keys.float("rope.freq_base_swa")?.or(arch.local_rope_base()),
             pairing: keys.pairing()?.unwrap_or(arch.pairing()),
             window: window.map(|cells| cells as u32),
@@ -236,6 +234,10 @@ impl Keys<'_> {
             Some(HALVES) => Ok(Some(Pairing::Halves)),
             Some(found) => bail!("{key}: expected `{HALVES}`, found `{found}`"),
         }
+    }
+
+    fn first_context(&self) -> Result<Option<usize>> {
+        self.optional("rope.scaling.original_context_length", limits::CONTEXT_MAX)
     }
 
     /// llama.cpp holds zero for nothing said.
