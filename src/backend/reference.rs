@@ -96,12 +96,12 @@ impl Reference {
                 });
                 self.slots[out.0] = Values::F32(rows.collect());
             }
-            Op::Angles { positions, frequencies, out } => {
+            Op::Angles { positions, frequencies, amplitude, out } => {
                 let frequencies = decode(&self.plan.weights[frequencies.0], 0);
                 let angles = self.u32(*positions).into_iter().flat_map(|position| {
                     frequencies.iter().flat_map(move |&frequency| {
                         let (sin, cos) = (position as f64 * f64::from(frequency)).sin_cos();
-                        [cos as f32, sin as f32]
+                        [cos as f32 * amplitude, sin as f32 * amplitude]
                     })
                 });
                 self.slots[out.0] = Values::F32(angles.collect());

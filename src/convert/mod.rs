@@ -18,6 +18,7 @@ pub mod sensitivity;
 pub mod shape;
 pub mod statistics;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ use crate::model::{Model, Role};
 use crate::run::reverse::Factors;
 use crate::transform;
 use crate::types::raw::RawType;
-use crate::types::{Basis, PRIVATE_IDS, Tensor, grid};
+use crate::types::{Basis, PRIVATE_IDS, Tensor, grid, part_name};
 
 /// What became of one tensor.
 #[derive(Clone)]
@@ -128,8 +129,8 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
     for Job { item, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let mut encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
-        if let Some(factors) = factors.get(&item.name) {
-            encoded.scale(&tensor, factors);
+        if let Some(factors) = whole_factors(factors, &item.name) {
+            encoded.scale(&tensor, &factors);
         }
         for plane in planes {
             writer.write(encoded.plane(plane))?;
@@ -137,6 +138,16 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
         source.release(&item.name);
     }
     writer.finish()
+}
+
+/// The factors of a weight; those of its parts lie in the order of its rows.
+fn whole_factors<'a>(factors: &'a Factors, name: &str) -> Option<Cow<'a, [f32]>> {
+    if let Some(factors) = factors.get(name) {
+        return Some(Cow::Borrowed(factors));
+    }
+    let parts = (0..).map_while(|number| factors.get(&part_name(name, number)));
+    let all: Vec<f32> = parts.flatten().copied().collect();
+    (!all.is_empty()).then_some(Cow::Owned(all))
 }
 
 /// Bytes of the file that a conversion would write.

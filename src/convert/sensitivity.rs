@@ -25,7 +25,7 @@ use crate::run::Options;
 use crate::run::probe::{Probe, cost_together};
 use crate::run::walk::{float, floats, of_floats};
 use crate::transform;
-use crate::types::{Basis, Tensor, norm_bytes};
+use crate::types::{Basis, Tensor, norm_bytes, part_name, whole_name};
 
 /// Squared error of the noise over the squared weights: about what 4.5 and 2.5 bits leave. Two tell
 /// as much as more: what noise costs is linear in it over a range of 20 (`benches/results/`).
@@ -56,8 +56,14 @@ pub struct Sensitivity {
 impl Sensitivity {
     /// The coefficient of a weight: nats per token for a relative squared error of 1.
     pub fn alpha(&self, weight: &str) -> Option<Alpha> {
-        let Alpha { value, r2 } = Alpha::fit(self.pairs.get(weight)?);
-        Some(Alpha { value: self.scale() * value, r2 })
+        let scaled = |Alpha { value, r2 }| Alpha { value: self.scale() * value, r2 };
+        if let Some(pairs) = self.pairs.get(weight) {
+            return Some(scaled(Alpha::fit(pairs)));
+        }
+        // Parts of a matrix are measured one by one, and what they lose adds up.
+        let parts = (0..).map_while(|number| self.pairs.get(&part_name(weight, number)));
+        let sum = |a: Alpha, b: Alpha| Alpha { value: a.value + b.value, r2: a.r2.min(b.r2) };
+        parts.map(|pairs| Alpha::fit(pairs)).reduce(sum).map(scaled)
     }
 
     /// What 8-bit activations cost, whatever the weights are.
@@ -219,8 +225,9 @@ fn weight_and_noise(
 ) -> Result<(Vec<f32>, Vec<f32>)> {
     let mut values = vec![0.0; weight.len()];
     weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
-    let basis = noise_basis(weight.cols, feedbacks.has(&weight.name));
-    let feedback = feedbacks.get(&weight.name, weight.cols, basis, subject.seed)?;
+    let name = whole_name(&weight.name);
+    let basis = noise_basis(weight.cols, feedbacks.has(name));
+    let feedback = feedbacks.get(name, weight.cols, basis, subject.seed)?;
     let noise = noise(subject.seed, weight, &values, basis, feedback);
     Ok((values, noise))
 }

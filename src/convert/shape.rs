@@ -115,8 +115,10 @@ impl Shape {
             Dim::Embed => self.embed,
             Dim::Query => self.heads * self.head_len,
             Dim::KeyValue => self.kv_heads * self.head_len,
+            Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head_len,
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
+            Dim::GateUp => 2 * self.ffn,
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.head_len / 2,
         }

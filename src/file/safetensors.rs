@@ -55,8 +55,8 @@ impl Safetensors {
     /// Opens a file and checks its header.
     ///
     /// # Errors
-    /// If it cannot be read, its header is too long or no JSON, or a tensor lies outside the file
-    /// or has not the bytes that its shape needs.
+    /// If it cannot be read, its header is too long or no JSON, or a tensor lies outside the file,
+    /// in another one, or has not the bytes that its shape needs.
     pub fn open(path: &Path) -> Result<Safetensors> {
         let map = Map::open(path)?;
         let tensors = parse(map.as_slice()).at(path.display())?;
@@ -76,6 +76,13 @@ impl Safetensors {
     /// Names of the tensors, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Gives a tensor another name, as if the header had it.
+    pub fn rename(&mut self, name: &str, new: &str) {
+        if let Some(entry) = self.tensors.remove(name) {
+            self.tensors.insert(new.to_string(), entry);
+        }
     }
 
     /// A tensor and its bytes.
@@ -109,13 +116,30 @@ fn parse(bytes: &[u8]) -> Result<HashMap<String, Entry>> {
     }
     let data_start = LEN_BYTES + len as usize;
     let tensors = header.into_iter().filter(|(name, _)| name != METADATA);
-    tensors
-        .map(|(name, value)| {
-            let entry = entry(value, data_start, data.len() as u64);
-            let entry = entry.at(format_args!("tensor `{name}`"))?;
-            Ok((name, entry))
-        })
-        .collect()
+    let tensors = tensors.map(|(name, value)| {
+        let entry = entry(value, data_start, data.len() as u64);
+        let entry = entry.at(format_args!("tensor `{name}`"))?;
+        Ok((name, entry))
+    });
+    let tensors: HashMap<String, Entry> = tensors.collect::<Result<_>>()?;
+    check_apart(&tensors, data_start)?;
+    Ok(tensors)
+}
+
+/// Refuses tensors that share bytes: the format has none.
+fn check_apart(tensors: &HashMap<String, Entry>, data_start: usize) -> Result<()> {
+    let mut places: Vec<_> = tensors.iter().filter(|(_, entry)| !entry.range.is_empty()).collect();
+    places.sort_by_key(|(name, entry)| (entry.range.start, *name));
+    for pair in places.windows(2) {
+        let [(first, a), (second, b)] = [pair[0], pair[1]];
+        if b.range.start < a.range.end {
+            let (start, end) = (b.range.start - data_start, a.range.end - data_start);
+            bail!(
+                "tensor `{second}` begins at byte {start} of the data, but `{first}` ends at {end}"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn entry(value: serde_json::Value, data_start: usize, data_bytes: u64) -> Result<Entry> {

@@ -12,8 +12,10 @@ use crate::plan::{Activation, Pairing};
 const DESCRIPTIONS: &[&str] = &[
     include_str!("../../models/gemma3.toml"),
     include_str!("../../models/llama.toml"),
+    include_str!("../../models/phi3.toml"),
     include_str!("../../models/qwen2.toml"),
     include_str!("../../models/qwen3.toml"),
+    include_str!("../../models/smollm3.toml"),
 ];
 
 /// Every architecture.
@@ -43,6 +45,20 @@ pub struct Arch {
 pub struct FolderWords {
     /// The classes of `transformers` that are this architecture.
     pub classes: Vec<String>,
+    /// What is added to the weights of norms.
+    pub norm_shift: f32,
+    /// The number of `config.json` that says what scores are divided by the root of, or empty.
+    pub query_scale: String,
+    /// The number of `config.json` that says how much of a head is rotated, or empty.
+    pub rope_share: String,
+    /// Beginnings of the names of tensors that are not the text's.
+    pub other_parts: Vec<String>,
+    /// Beginnings of names, and those that the names of the tensors begin with instead.
+    pub renames: BTreeMap<String, String>,
+    /// What `transformers` takes where `config.json` says nothing.
+    pub defaults: BTreeMap<String, serde_json::Value>,
+    /// What `config.json` may say besides, with every value that is supported.
+    pub fixed: BTreeMap<String, Vec<serde_json::Value>>,
     /// Keys of GGUF, without the architecture, and the integers of `config.json` that they are.
     pub integers: BTreeMap<String, String>,
     /// The same for numbers that are no integers.
@@ -57,10 +73,13 @@ pub struct BlockWords {
     gate: GateWord,
     /// What embeddings are multiplied by.
     pub embed_scale: EmbedScale,
-    /// Every n-th layer sees the whole context, the others a window.
+    /// Every n-th layer sees the whole context, the others a window; none does if this is 0.
     pub global_every: usize,
-    /// The RoPE base of layers with a window, where the file has none.
-    pub local_rope_base: f32,
+    /// The RoPE base of layers with a window, where the file has none; 0 if they have the angles of
+    /// the others.
+    local_rope_base: f32,
+    /// Every n-th layer has no RoPE; 0 for none.
+    pub rope_skip_every: usize,
     /// Scores are divided by the square root of this.
     pub query_scale: QueryScale,
     /// The number of layers of the one size that divides by `embed / heads` instead; 0 for none.
@@ -136,7 +155,10 @@ pub enum Role {
     OutputNorm,
     Head,
     RopeFactors,
+    RopeFactorsLong,
+    RopeFactorsShort,
     AttnNorm,
+    AttnQkv,
     AttnQ,
     AttnQBias,
     AttnQNorm,
@@ -149,6 +171,7 @@ pub enum Role {
     AttnOutputBias,
     AttnPostNorm,
     FfnNorm,
+    FfnGateUp,
     FfnGate,
     FfnUp,
     FfnDown,
@@ -159,7 +182,35 @@ impl Role {
     /// Whether it is a matrix of a layer: what a conversion quantises.
     pub fn is_layer_matrix(self) -> bool {
         use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
-        matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+        let is_fused = !self.parts().is_empty();
+        is_fused || matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+    }
+
+    /// Whether it divides the frequencies of RoPE.
+    pub fn is_rope_factors(self) -> bool {
+        matches!(self, Role::RopeFactors | Role::RopeFactorsLong | Role::RopeFactorsShort)
+    }
+
+    /// Where several matrices lie in one: which ones, with their rows, in their order.
+    pub fn parts(self) -> &'static [(Role, Dim)] {
+        match self {
+            Role::AttnQkv => &[
+                (Role::AttnQ, Dim::Query),
+                (Role::AttnK, Dim::KeyValue),
+                (Role::AttnV, Dim::KeyValue),
+            ],
+            Role::FfnGateUp => &[(Role::FfnGate, Dim::Ffn), (Role::FfnUp, Dim::Ffn)],
+            _ => &[],
+        }
+    }
+
+    /// Whether it is the weight of a norm.
+    pub fn is_norm(self) -> bool {
+        use Role::{
+            AttnKNorm, AttnNorm, AttnPostNorm, AttnQNorm, FfnNorm, FfnPostNorm, OutputNorm,
+        };
+        let of_attention = matches!(self, AttnNorm | AttnQNorm | AttnKNorm | AttnPostNorm);
+        of_attention || matches!(self, FfnNorm | FfnPostNorm | OutputNorm)
     }
 
     /// Whether it maps tokens to the stream or back.
@@ -171,13 +222,15 @@ impl Role {
 /// A number that shapes are made of; see [`super::Hparams::dim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "each is a field of `Hparams` or a product of two")]
+#[expect(missing_docs, reason = "each is a field of `Hparams`, or made of some")]
 pub enum Dim {
     Embed,
     Query,
     KeyValue,
+    QueryKeyValue,
     HeadLen,
     Ffn,
+    GateUp,
     Vocabulary,
     RopePairs,
 }
@@ -214,6 +267,11 @@ impl Arch {
             RopeWord::Interleaved => Pairing::Interleaved,
             RopeWord::Halves => Pairing::Halves,
         }
+    }
+
+    /// The RoPE base of layers with a window, where they have angles of their own.
+    pub fn local_rope_base(&self) -> Option<f32> {
+        Some(self.block.local_rope_base).filter(|&base| base > 0.0)
     }
 
     /// Whether the values that are rotated together are neighbours.

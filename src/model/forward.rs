@@ -18,19 +18,28 @@ use crate::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, by_name};
 const STOCK_GROUP: usize = 32;
 const GRID_GROUP: usize = 64;
 
-pub(super) fn forward(model: &Model) -> Plan {
+/// `context` is how long texts may become.
+pub(super) fn forward(model: &Model, context: usize) -> Plan {
     let hparams = &model.hparams;
     let mut build = Build::new(model);
     let x = build.float("x", Extent::Tokens, hparams.embed);
     build.embed(x);
-    let global = build.angles(model.frequencies(hparams.rope_base, hparams.rope_scale, true));
-    let local = hparams
-        .window
-        .map(|_| build.angles(model.frequencies(hparams.local_rope_base, 1.0, false)));
+    let factors = model.rope_factors(context);
+    let global = model.frequencies(hparams.rope_base, hparams.rope_scale, factors);
+    let global = build.angles("angles", &global, hparams.rope_amplitude);
+    let local_base = hparams.window.and(hparams.local_rope_base);
+    let local = local_base
+        .map(|base| build.angles("local_angles", &model.frequencies(base, 1.0, None), 1.0));
+    // A layer without rope turns by nothing: its keys and values go into the cache all the same.
+    let skips = (0..hparams.layers).any(|layer| !hparams.has_rope(model.arch, layer));
+    let none = skips.then(|| build.angles("no_angles", &vec![0.0; hparams.rope_len / 2], 1.0));
     for layer in 0..hparams.layers {
         build.plan.layers.push(build.plan.ops.len());
         let is_local = hparams.is_local(model.arch, layer);
-        let angles = local.filter(|_| is_local).unwrap_or(global);
+        let angles = match hparams.has_rope(model.arch, layer) {
+            true => local.filter(|_| is_local).unwrap_or(global),
+            false => none.expect("made for such layers"),
+        };
         build.attention(x, angles, layer);
         build.feed_forward(x, layer);
     }
@@ -40,12 +49,21 @@ pub(super) fn forward(model: &Model) -> Plan {
 }
 
 impl Model {
-    /// Radians per position of each pair: `scale * base^(-2i / rope_len)`, over the factors that
-    /// Llama 3 files bring.
-    fn frequencies(&self, base: f32, scale: f32, with_factors: bool) -> Vec<f32> {
+    /// The factors that some files bring; others where texts may become longer than those that
+    /// the model was first trained on.
+    fn rope_factors(&self, context: usize) -> Option<&Tensor> {
+        let is_long = self.hparams.rope_context.is_some_and(|first| context > first);
+        let role = if is_long { Role::RopeFactorsLong } else { Role::RopeFactorsShort };
+        let get = |role| self.tensors.get(role, None);
+        get(Role::RopeFactors).or_else(|| get(role))
+    }
+
+    /// Radians per position of each pair: `scale * base^(-2i / rope_len)`, over the factors.
+    fn frequencies(&self, base: f32, scale: f32, factors: Option<&Tensor>) -> Vec<f32> {
         let len = self.hparams.rope_len;
+        let tensor = factors;
         let mut factors = vec![1.0; len / 2];
-        if let Some(tensor) = self.tensors.get(Role::RopeFactors, None).filter(|_| with_factors) {
+        if let Some(tensor) = tensor {
             tensor.kind.decode(&tensor.rows(0..1), &mut factors);
         }
         let power = |i: usize| f64::from(base).powf(-2.0 * i as f64 / len as f64);
@@ -142,13 +160,12 @@ impl<'a> Build<'a> {
         self.plan.ops.push(Op::Embed { tokens, table, transform, scale, out });
     }
 
-    fn angles(&mut self, frequencies: Vec<f32>) -> Slot {
-        let name = ["angles", "local_angles"][self.slots.keys().filter(is_angles).count()];
+    fn angles(&mut self, name: &'static str, frequencies: &[f32], amplitude: f32) -> Slot {
         let cols = frequencies.len();
         let out = self.float(name, Extent::Tokens, 2 * cols);
-        let frequencies = self.weight(&constant(&format!("{name}.frequencies"), &frequencies));
+        let frequencies = self.weight(&constant(&format!("{name}.frequencies"), frequencies));
         let positions = self.plan.positions;
-        self.plan.ops.push(Op::Angles { positions, frequencies, out });
+        self.plan.ops.push(Op::Angles { positions, frequencies, amplitude, out });
         out
     }
 
@@ -294,10 +311,6 @@ impl<'a> Build<'a> {
         self.plan.ops.push(Op::Prepare { input, rows, norm, transform, out });
         out
     }
-}
-
-fn is_angles(key: &&(&'static str, usize, Format, bool)) -> bool {
-    key.0.ends_with("angles")
 }
 
 /// What the kernels of a weight multiply it with.

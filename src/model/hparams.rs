@@ -40,8 +40,12 @@ pub struct Hparams {
     pub rope_base: f32,
     /// What the angles of layers that see everything are multiplied by.
     pub rope_scale: f32,
-    /// RoPE base of layers with a window.
-    pub local_rope_base: f32,
+    /// What turned values are multiplied by in layers that see everything.
+    pub rope_amplitude: f32,
+    /// Tokens the model was first trained to see at once, where longer texts have other angles.
+    pub rope_context: Option<usize>,
+    /// RoPE base of layers with a window, where they have angles of their own.
+    pub local_rope_base: Option<f32>,
     /// Which values of a head are rotated together.
     pub pairing: Pairing,
     /// Cells that a layer with a window sees; no layer has one if there is none.
@@ -101,8 +105,8 @@ impl Hparams {
             QueryScale::HeadLen if layers != arch.block.query_scale_layers => head_len,
             QueryScale::HeadLen | QueryScale::EmbedPerHead => head_default,
         };
-        let window = keys.optional("attention.sliding_window", limits::CONTEXT_MAX)?;
-        let window = window.filter(|_| arch.block.global_every > 1).map(|cells| cells as u32);
+        let window = keys.optional_or_zero("attention.sliding_window", limits::CONTEXT_MAX)?;
+        let window = window.filter(|&cells| cells > 0 && arch.block.global_every != 1);
         Ok(Hparams {
             layers,
             embed,
@@ -118,11 +122,11 @@ impl Hparams {
             rope_len,
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scale: keys.rope_scale()?,
-            local_rope_base: keys
-                .float("rope.freq_base_swa")?
-                .unwrap_or(arch.block.local_rope_base),
+            rope_amplitude: keys.amplitude()?,
+            rope_context: keys.first_context()?,
+            local_rope_base: keys.float("rope.freq_base_swa")?.or(arch.local_rope_base()),
             pairing: keys.pairing()?.unwrap_or(arch.pairing()),
-            window,
+            window: window.map(|cells| cells as u32),
             query_scale: 1.0 / (per_head as f32).sqrt(),
             attn_soft_cap: keys.float("attn_logit_softcapping")?.filter(|&cap| cap != 0.0),
             final_soft_cap: keys.float("final_logit_softcapping")?.filter(|&cap| cap != 0.0),
@@ -135,16 +139,23 @@ impl Hparams {
             Dim::Embed => self.embed,
             Dim::Query => self.heads * self.head_len,
             Dim::KeyValue => self.kv_heads * self.head_len,
+            Dim::QueryKeyValue => (self.heads + 2 * self.kv_heads) * self.head_len,
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
+            Dim::GateUp => 2 * self.ffn,
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.rope_len / 2,
         }
     }
 
-    /// Whether a layer sees only a window.
+    /// Whether a layer sees only a window. (No number of layers is a multiple of zero.)
     pub fn is_local(&self, arch: &Arch, layer: usize) -> bool {
         self.window.is_some() && !(layer + 1).is_multiple_of(arch.block.global_every)
+    }
+
+    /// Whether a layer turns queries and keys by their positions.
+    pub fn has_rope(&self, arch: &Arch, layer: usize) -> bool {
+        !(layer + 1).is_multiple_of(arch.block.rope_skip_every)
     }
 }
 
@@ -167,10 +178,18 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn optional(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        self.within(key, 1, max)
+    }
+
+    fn optional_or_zero(&self, key: &str, max: u64) -> Result<Option<usize>> {
+        self.within(key, 0, max)
+    }
+
+    fn within(&self, key: &str, min: u64, max: u64) -> Result<Option<usize>> {
         let key = format!("{}.{key}", self.arch);
         let Some(value) = self.uniform(&key)? else { return Ok(None) };
-        if value == 0 || value > max {
-            bail!("{key}: expected 1 to {max}, found {value}");
+        if value < min || value > max {
+            bail!("{key}: expected {min} to {max}, found {value}");
         }
         Ok(Some(value as usize))
     }
@@ -217,6 +236,16 @@ impl Keys<'_> {
         }
     }
 
+    fn first_context(&self) -> Result<Option<usize>> {
+        self.optional("rope.scaling.original_context_length", limits::CONTEXT_MAX)
+    }
+
+    /// llama.cpp holds zero for nothing said.
+    fn amplitude(&self) -> Result<f32> {
+        let factor = self.float("rope.scaling.attn_factor")?.filter(|&factor| factor != 0.0);
+        Ok(factor.unwrap_or(1.0))
+    }
+
     /// Positions are divided by the factor of linear scaling. Llama 3 scales by a tensor of factors
     /// instead and says nothing here.
     fn rope_scale(&self) -> Result<f32> {
@@ -224,9 +253,12 @@ impl Keys<'_> {
         let kind = self.metadata.get_str(&key)?;
         let factor = self.float("rope.scaling.factor")?.filter(|&factor| factor != 0.0);
         match kind {
-            Some("none") => Ok(1.0),
+            // The factors are tensors.
+            Some("none" | "longrope") => Ok(1.0),
             None | Some("linear") => Ok(factor.map_or(1.0, |factor| 1.0 / factor)),
-            Some(kind) => bail!("{key}: `{kind}` is not supported, expected `none` or `linear`"),
+            Some(kind) => {
+                bail!("{key}: `{kind}` is not supported, expected `none`, `linear` or `longrope`")
+            }
         }
     }
 }

@@ -45,8 +45,13 @@ impl Model {
         Model { arch, hparams, tensors: self.tensors.with(tensors) }
     }
 
-    /// The forward pass.
+    /// The forward pass, for texts within the context that the model was first trained on.
     pub fn plan(&self) -> Plan {
-        forward::forward(self)
+        self.plan_for(0)
+    }
+
+    /// The forward pass, for texts that may become so many tokens long.
+    pub fn plan_for(&self, context: usize) -> Plan {
+        forward::forward(self, context)
     }
 }

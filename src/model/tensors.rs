@@ -27,9 +27,11 @@ impl Tensors {
                 false => vec![None],
             };
             for layer in layers {
-                if let Some(tensor) = claim(words, layer, hparams, source)? {
-                    by_place.insert((words.role, layer), tensor);
+                let Some(tensor) = claim(words, layer, hparams, source)? else { continue };
+                for (role, part) in parted(words.role, hparams, &tensor)? {
+                    by_place.insert((role, layer), part);
                 }
+                by_place.insert((words.role, layer), tensor);
             }
         }
         let known: HashSet<&str> = by_place.values().map(|tensor| &*tensor.name).collect();
@@ -58,6 +60,25 @@ impl Tensors {
         let found = self.by_place.iter().find(|(_, tensor)| tensor.name == name);
         found.map(|(&place, _)| place)
     }
+}
+
+/// The matrices that lie in one.
+fn parted(role: Role, hparams: &Hparams, tensor: &Tensor) -> Result<Vec<(Role, Tensor)>> {
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for &(role, dim) in role.parts() {
+        let rows = start..start + hparams.dim(dim);
+        start = rows.end;
+        let (name, block) = (&tensor.name, tensor.kind.row_block());
+        if block != 1 {
+            bail!(
+                "tensor `{name}`: rows of {} share codes and cannot be parted",
+                tensor.kind.name()
+            );
+        }
+        parts.push((role, tensor.part(parts.len(), rows)));
+    }
+    Ok(parts)
 }
 
 fn claim(

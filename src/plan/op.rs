@@ -19,12 +19,15 @@ pub enum Op {
         /// `(Tokens, width)` F32.
         out: Slot,
     },
-    /// `out[t] = (cos, sin) of positions[t] * frequencies[i]`, interleaved, once for all layers.
+    /// `out[t] = amplitude * (cos, sin) of positions[t] * frequencies[i]`, interleaved, once for
+    /// all layers.
     Angles {
         /// `(Tokens, 1)` U32.
         positions: Slot,
         /// `(1, pairs)` F32 radians per position.
         frequencies: Weight,
+        /// What turned values are multiplied by; 1 in most models.
+        amplitude: f32,
         /// `(Tokens, 2 * pairs)` F32: cos, sin, cos, sin, ...
         out: Slot,
     },

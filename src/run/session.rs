@@ -106,7 +106,7 @@ impl Session {
     pub fn open(source: &Source, options: &Options) -> Result<Session> {
         let model = Model::new(source).map_err(|error| error.at(source.path().display()))?;
         let context = options.context.unwrap_or(model.hparams.context.min(Options::CONTEXT));
-        let plan = Arc::new(model.plan());
+        let plan = Arc::new(model.plan_for(context));
         let logits = 4 * model.hparams.vocabulary;
         let capacity = Capacity {
             rows: options.rows().min(context).max(options.sequences),

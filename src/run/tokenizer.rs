@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Source};
+pub use crate::text::tokenizer::PIECES;
 use crate::text::{ChatTemplate, Tokenizer, Vocab, tokenizer};
 
 /// Texts that pre-tokenizers cut differently: words, contractions, runs of digits, spaces and line
@@ -36,25 +37,56 @@ pub fn find_pre_tokenizer(
     encode: &dyn Fn(&str) -> Vec<u32>,
     spell: &dyn Fn(&[u32]) -> String,
 ) -> Result<String> {
-    let texts = TELLING.map(|text| (text, encode(text)));
-    // A small vocabulary cannot spell everything; what is lost tells nothing.
-    let is_whole = |(text, ids): &&(&str, Vec<u32>)| spell(ids) == *text;
-    let texts: Vec<_> = texts.iter().filter(is_whole).collect();
-    if texts.is_empty() {
-        return Err(Error::new("the tokenizer does not bring texts back as they were"));
-    }
+    let texts = whole_texts(encode, spell)?;
     let vocab = vocab(metadata)?;
     for name in tokenizer::distinct_pre_tokenizers() {
         let vocab = Vocab { pre: Some(name.to_string()), ..vocab.clone() };
-        let ours = Tokenizer::new(vocab)?;
-        let same = |(text, ids): &&(&str, Vec<u32>)| {
-            ours.encode(text, false).is_ok_and(|found| found == *ids)
-        };
-        if texts.iter().all(same) {
+        if agrees(vocab, &texts)? {
             return Ok(name.to_string());
         }
     }
     Err(Error::new("no pre-tokenizer known here cuts texts as this tokenizer does"))
+}
+
+/// Whether the tokenizer in `metadata` puts a space in front, so that it gives the ids that another
+/// one gives.
+///
+/// # Errors
+/// If it gives others either way.
+pub fn find_space_prefix(
+    metadata: &Metadata,
+    encode: &dyn Fn(&str) -> Vec<u32>,
+    spell: &dyn Fn(&[u32]) -> String,
+) -> Result<bool> {
+    let texts = whole_texts(encode, spell)?;
+    let vocab = vocab(metadata)?;
+    for prefix in [true, false] {
+        if agrees(Vocab { add_space_prefix: Some(prefix), ..vocab.clone() }, &texts)? {
+            return Ok(prefix);
+        }
+    }
+    Err(Error::new("merging by scores does not cut texts as this tokenizer does"))
+}
+
+/// The telling texts and their ids, without those that a small vocabulary cannot spell: what is
+/// lost tells nothing.
+fn whole_texts(
+    encode: &dyn Fn(&str) -> Vec<u32>,
+    spell: &dyn Fn(&[u32]) -> String,
+) -> Result<Vec<(&'static str, Vec<u32>)>> {
+    let texts = TELLING.into_iter().map(|text| (text, encode(text)));
+    let texts: Vec<_> = texts.filter(|(text, ids)| spell(ids) == *text).collect();
+    if texts.is_empty() {
+        return Err(Error::new("the tokenizer does not bring texts back as they were"));
+    }
+    Ok(texts)
+}
+
+fn agrees(vocab: Vocab, texts: &[(&str, Vec<u32>)]) -> Result<bool> {
+    let ours = Tokenizer::new(vocab)?;
+    let same =
+        |(text, ids): &(&str, Vec<u32>)| ours.encode(text, false).is_ok_and(|found| found == *ids);
+    Ok(texts.iter().all(same))
 }
 
 /// The chat template of a model.

@@ -18,7 +18,7 @@ use crate::error::{At, Result};
 use crate::model::Model;
 use crate::plan::{Batch, Op, Part, Plan, Slot};
 use crate::run::Options;
-use crate::types::{Basis, Bytes, ColumnPlanes, Tensor, by_name};
+use crate::types::{Basis, Bytes, ColumnPlanes, Tensor, by_name, whole_name};
 
 /// Rows of a batch of the head: its logits are wide.
 const HEAD_ROWS: usize = 64;
@@ -164,8 +164,9 @@ pub fn heard(model: &Model) -> Result<Vec<Heard>> {
     for op in &plan.ops {
         match op {
             Op::MatMul { input, parts } => {
-                let name = |part: &Part| plan.weights[part.weight.0].name.clone();
-                let weights: Vec<String> = parts.iter().map(name).collect();
+                let name = |part: &Part| whole_name(&plan.weights[part.weight.0].name).to_string();
+                let mut weights: Vec<String> = parts.iter().map(name).collect();
+                weights.dedup();
                 let (name, width) = (weights[0].clone(), plan.slots[input.0].width);
                 all.push(Heard { name, weights, width });
             }
@@ -216,8 +217,10 @@ fn listen(
 ) -> Result<()> {
     let Op::MatMul { input, parts } = &plan.ops[at] else { return Ok(()) };
     let values = backend.read(*input)?.to_f32();
-    let name = |part: &Part| plan.weights[part.weight.0].name.as_str();
-    let (weights, width) = (parts.iter().map(name).collect(), plan.slots[input.0].width);
+    let name = |part: &Part| whole_name(&plan.weights[part.weight.0].name);
+    let mut weights: Vec<&str> = parts.iter().map(name).collect();
+    weights.dedup();
+    let width = plan.slots[input.0].width;
     tap(Tap::Input { weights, values: &values, width });
     Ok(())
 }

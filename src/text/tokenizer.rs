@@ -28,6 +28,9 @@ pub struct Tokenizer {
     warnings: Vec<String>,
 }
 
+/// What `tokenizer.ggml.model` calls SentencePiece.
+pub const PIECES: &str = "llama";
+
 enum Model {
     Bpe(Box<Bpe>),
     Spm { spm: Box<Spm>, add_space_prefix: bool },
@@ -55,7 +58,7 @@ impl Tokenizer {
         let default = |given: Option<u32>, id: u32| given.or((id < len).then_some(id));
         let index = TokenIndex::new(std::mem::take(&mut vocab.tokens));
         let (model, default_add_bos) = match vocab.model.as_deref().unwrap_or_default() {
-            "llama" => {
+            PIECES => {
                 vocab.bos = default(vocab.bos, 1);
                 vocab.eos = default(vocab.eos, 2);
                 let unknown = default(vocab.unk, 0);

@@ -46,7 +46,7 @@ mod vptq;
 pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use raw::RawType;
-pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes};
+pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes, part_name, whole_name};
 pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, of_shape};
 
 /// Values whose scale an [`Int8Row`] keeps apart: the smallest scale group of any type (`Q6_K`).

@@ -60,6 +60,23 @@ impl Bytes {
         let _: &[u8] = self;
     }
 
+    /// A piece of them; made with the whole, where that is made.
+    pub fn piece(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {}", self.len());
+        match &self.owner {
+            Owner::Held(owner) => {
+                let start = self.range.start;
+                let range = start + range.start..start + range.end;
+                Bytes { owner: Owner::Held(owner.clone()), range }
+            }
+            Owner::Made(_) => {
+                let whole = self.clone();
+                // A clone, so that the whole goes away again.
+                Bytes::made(range.len(), move || whole.clone()[range.clone()].to_vec())
+            }
+        }
+    }
+
     /// How many there are; nothing is made to know it.
     pub fn len(&self) -> usize {
         self.range.len()
@@ -228,6 +245,22 @@ impl Tensor {
         }
     }
 
+    /// Some rows as a weight of their own, the n-th of this one.
+    ///
+    /// # Panics
+    /// If rows share codes.
+    pub fn part(&self, number: usize, rows: Range<usize>) -> Tensor {
+        assert_eq!(self.kind.row_block(), 1, "a row has codes of its own");
+        let (codes, norms) = (self.row_bytes(), norm_bytes(self.cols, self.group));
+        Tensor {
+            name: part_name(&self.name, number),
+            rows: rows.len(),
+            codes: self.codes.piece(rows.start * codes..rows.end * codes),
+            norms: self.norms.piece(rows.start * norms..rows.end * norms),
+            ..self.clone()
+        }
+    }
+
     /// Bytes in the file, but for the tables and signs that tensors share.
     pub fn bytes(&self) -> usize {
         let own = |role: &Role| match role {
@@ -247,6 +280,19 @@ impl Tensor {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What stands between the name of a weight and the number of a part of it.
+const PART: char = '#';
+
+/// What the n-th part of a weight is called.
+pub fn part_name(whole: &str, number: usize) -> String {
+    format!("{whole}{PART}{number}")
+}
+
+/// The weight that a part is of; a whole one is its own.
+pub fn whole_name(name: &str) -> &str {
+    name.split(PART).next().unwrap_or(name)
 }
 
 /// Bytes of one row's norms: half precision, one per group, none where there is no group.

@@ -36,7 +36,7 @@ fn number(parts: &mut Parts, key: &str, value: u64) {
 fn architectures() {
     check(&[(
         |parts| parts.set("general.architecture", Value::String("mamba".to_string())),
-        ": unknown architecture `mamba`, expected gemma3, llama, qwen2, qwen3",
+        ": unknown architecture `mamba`, expected gemma3, llama, phi3, qwen2, qwen3, smollm3",
     )]);
 }
 
@@ -187,7 +187,8 @@ fn rope_and_norms() {
                 let kind = Value::String("yarn".to_string());
                 parts.metadata.set("llama.rope.scaling.type", kind);
             },
-            ": llama.rope.scaling.type: `yarn` is not supported, expected `none` or `linear`",
+            ": llama.rope.scaling.type: `yarn` is not supported, expected `none`, `linear` or \
+             `longrope`",
         ),
         (
             |parts| parts.set("llama.rope.freq_base", Value::F32(f32::INFINITY)),

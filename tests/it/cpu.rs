@@ -214,7 +214,7 @@ pub(crate) fn plan(shape: Shape) -> Plan {
     let frequencies = weights.frequencies;
     plan.ops = vec![
         Op::Embed { tokens, table, transform, scale: 1.5, out: slots.x },
-        Op::Angles { positions, frequencies, out: slots.angles },
+        Op::Angles { positions, frequencies, amplitude: 1.25, out: slots.angles },
     ];
     plan.ops.extend(attention(shape, &slots, &weights, &plan));
     plan.ops.extend(feed_forward(shape, &slots, &weights));

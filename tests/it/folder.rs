@@ -19,6 +19,7 @@ pub(crate) struct Stored {
 }
 
 /// A folder to write.
+#[derive(Clone)]
 pub(crate) struct Folder {
     pub(crate) config: Json,
     pub(crate) tokenizer: Json,
@@ -27,13 +28,14 @@ pub(crate) struct Folder {
 }
 
 /// GGUF's name of a tensor without its layer: that of `transformers`.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 17] = [
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
+    ("attn_qkv", "self_attn.qkv_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_output", "self_attn.o_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
@@ -42,15 +44,26 @@ const NAMES: [(&str, &str); 14] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
 ];
 
 /// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
-pub(crate) fn their_name(name: &str) -> String {
+///
+/// Where a block's result has a norm, `transformers` calls the one before it otherwise, and so it
+/// does where two matrices lie in one.
+fn their_name(name: &str, has_post_norms: bool, is_fused: bool) -> String {
     let (stem, kind) = name.rsplit_once('.').expect("a kind of tensor");
     let (layer, stem) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
         Some((layer, stem)) => (format!("model.layers.{layer}."), stem),
         None => (String::new(), stem),
     };
+    if stem == "ffn_norm" && has_post_norms {
+        return format!("{layer}pre_feedforward_layernorm.{kind}");
+    }
+    if stem == "ffn_up" && is_fused {
+        return format!("{layer}mlp.gate_up_proj.{kind}");
+    }
     let found = NAMES.iter().find(|(ours, _)| *ours == stem);
     format!("{layer}{}.{kind}", found.unwrap_or_else(|| panic!("{stem}")).1)
 }
@@ -72,6 +85,7 @@ impl Folder {
             "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
             "rope_theta": number("rope.freq_base"),
             "head_dim": number("attention.key_length"),
+            "sliding_window": number("attention.sliding_window"),
             "vocab_size": 128,
             "tie_word_embeddings": !parts.tensors.iter().any(|part| part.name == "output.weight"),
         });
@@ -81,17 +95,23 @@ impl Folder {
         let heads = number("attention.head_count").and_then(|heads| heads.as_u64()).unwrap();
         let embed = number("embedding_length").and_then(|embed| embed.as_u64()).unwrap();
         let head_len = config["head_dim"].as_u64().unwrap_or(embed / heads) as usize;
-        let tensors = parts.tensors.iter().filter(|part| part.name != "rope_freqs.weight");
+        let has_post_norms = parts.tensors.iter().any(|part| part.name.contains("post_ffw_norm"));
+        let is_fused = !parts.tensors.iter().any(|part| part.name.contains("ffn_gate"));
+        let is_interleaved = ["llama", "smollm3"].contains(&arch.as_str());
+        let tensors = parts.tensors.iter().filter(|part| !part.name.starts_with("rope_f"));
         let tensors = tensors.map(|part| {
             let mut shape: Vec<usize> = part.shape.iter().map(|&size| size as usize).collect();
             shape.reverse();
-            let is_rotated = arch == "llama"
+            let is_rotated = is_interleaved
                 && (part.name.contains(".attn_q.") || part.name.contains(".attn_k."));
             let bytes = match is_rotated {
                 true => halves(&part.bytes, shape[0], head_len),
                 false => part.bytes.clone(),
             };
-            Stored { name: their_name(&part.name), dtype: part.kind.name, shape, bytes }
+            let is_shifted = has_post_norms && part.name.ends_with("norm.weight");
+            let bytes = if is_shifted { less_one(&bytes) } else { bytes };
+            let name = their_name(&part.name, has_post_norms, is_fused);
+            Stored { name, dtype: part.kind.name, shape, bytes }
         });
         Folder {
             tensors: tensors.collect(),
@@ -103,6 +123,19 @@ impl Folder {
             }),
             config,
         }
+    }
+
+    /// The same model as the text's part of one that sees, with a tensor of the other part.
+    pub(crate) fn inside_a_larger_model(self) -> Folder {
+        let Folder { mut config, tokenizer, tokenizer_config, mut tensors } = self;
+        let class = config.as_object_mut().and_then(|config| config.remove("architectures"));
+        config = json!({"architectures": class, "text_config": config, "rope_theta": 1.0});
+        for tensor in &mut tensors {
+            tensor.name = format!("language_model.{}", tensor.name);
+        }
+        let other = Stored { name: "vision_tower.head.weight".to_string(), ..tensors[0].clone() };
+        tensors.push(other);
+        Folder { config, tokenizer, tokenizer_config, tensors }
     }
 
     pub(crate) fn tensor(&mut self, name: &str) -> &mut Stored {
@@ -167,6 +200,12 @@ pub(crate) fn halves<T: Copy>(values: &[T], rows: usize, head_len: usize) -> Vec
         head * head_len + at % (head_len / 2) * 2 + at / (head_len / 2)
     };
     (0..rows).flat_map(|row| &values[source(row) * cols..][..cols]).copied().collect()
+}
+
+/// The weights of norms that multiply by one more. (Exact, as `make.py` says.)
+fn less_one(bytes: &[u8]) -> Vec<u8> {
+    let values = bytes.as_chunks::<4>().0.iter();
+    values.flat_map(|&value| (f32::from_le_bytes(value) - 1.0).to_le_bytes()).collect()
 }
 
 fn as_json(value: &Value) -> Json {

@@ -11,7 +11,9 @@ mod download;
 mod export;
 mod fine_tune;
 mod folder;
+mod folders;
 mod formats;
+mod fused;
 mod gguf;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -22,6 +24,7 @@ mod import;
 mod layers;
 mod learned;
 mod models;
+mod pieces;
 mod planes;
 mod pool;
 mod products;

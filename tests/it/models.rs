@@ -17,8 +17,21 @@ use gridmill::types::raw::RawType;
 use crate::scratch::Scratch;
 
 /// Every model of the folder; a test holds the list against it.
-const NAMES: [&str; 8] =
-    ["gemma3", "gemma3-softcap", "llama", "llama-bias", "llama-rope3", "mistral", "qwen2", "qwen3"];
+const NAMES: [&str; 13] = [
+    "gemma3",
+    "gemma3-softcap",
+    "llama",
+    "llama-bias",
+    "llama-rope3",
+    "mistral",
+    "phi3",
+    "phi3-long",
+    "phi3-partial",
+    "phi3-short",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+];
 
 /// RMS of the difference over RMS. In f32 the library itself is 1e-6 from its double precision.
 const TOLERANCE: f64 = 1e-4;
@@ -313,6 +326,13 @@ fn every_number_counts() {
         ("gemma3", ("gemma3.attention.sliding_window", None)),
         ("gemma3-softcap", float("gemma3.final_logit_softcapping", 4.0)),
         ("gemma3-softcap", ("gemma3.rope.scaling.factor", None)),
+        ("phi3", ("phi3.attention.sliding_window", Some(Value::U32(0)))),
+        ("phi3", ("phi3.attention.sliding_window", Some(Value::U32(9)))),
+        ("phi3-long", ("phi3.rope.scaling.attn_factor", None)),
+        ("phi3-long", ("phi3.rope.scaling.original_context_length", Some(Value::U32(40)))),
+        ("phi3-short", ("phi3.rope.scaling.original_context_length", Some(Value::U32(39)))),
+        ("phi3-partial", ("phi3.rope.dimension_count", Some(Value::U32(16)))),
+        ("smollm3", float("smollm3.rope.freq_base", 10_000.0)),
     ];
     for (name, (key, value)) in numbers {
         let mut parts = Parts::of(name);

@@ -216,8 +216,8 @@ impl State {
                 Op::Embed { tokens, table, transform, scale, out } => {
                     self.embed(worker, *tokens, *table, *transform, *scale, *out);
                 }
-                Op::Angles { positions, frequencies, out } => {
-                    self.angles(worker, *positions, *frequencies, *out);
+                Op::Angles { positions, frequencies, amplitude, out } => {
+                    self.angles(worker, *positions, *frequencies, *amplitude, *out);
                 }
                 Op::Prepare { input, rows, norm, transform, out } => {
                     self.prepare(worker, *input, *rows, *norm, *transform, *out);

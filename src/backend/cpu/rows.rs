@@ -45,6 +45,7 @@ impl State {
         worker: &Worker,
         positions: Slot,
         frequencies: Weight,
+        amplitude: f32,
         out: Slot,
     ) {
         let (frequencies, width) = (self.vector(frequencies), self.width(out));
@@ -55,7 +56,7 @@ impl State {
             let out = unsafe { self.floats(out).get_mut(row * width..(row + 1) * width) };
             for (out, &frequency) in out.as_chunks_mut::<2>().0.iter_mut().zip(frequencies) {
                 let (sin, cos) = (f64::from(positions[row]) * f64::from(frequency)).sin_cos();
-                *out = [cos as f32, sin as f32];
+                *out = [cos as f32 * amplitude, sin as f32 * amplitude];
             }
         }
     }

@@ -232,9 +232,9 @@ pub(super) fn upload(
             weights.add_table(device, up, plan, *table, places)?;
             transforms.extend(transform.map(|transform| (transform, true)));
         }
-        Op::Angles { frequencies, .. } => {
+        Op::Angles { frequencies, amplitude, .. } => {
             let frequencies = &plan.weights[frequencies.0];
-            let bytes = || turns(&weights::floats(frequencies), capacity.context);
+            let bytes = || turns(&weights::floats(frequencies), *amplitude, capacity.context);
             weights.add_made(device, up, frequencies.name.clone(), bytes)?;
         }
         Op::Prepare { norm, transform, .. } => {
@@ -262,11 +262,11 @@ pub(super) fn upload(
 }
 
 /// `(positions, pairs)` of (cos, sin), in the arithmetic of the reference.
-fn turns(frequencies: &[f32], context: usize) -> Vec<u8> {
+fn turns(frequencies: &[f32], amplitude: f32, context: usize) -> Vec<u8> {
     let turn = |position: usize| {
         frequencies.iter().flat_map(move |&frequency| {
             let (sin, cos) = (position as f64 * f64::from(frequency)).sin_cos();
-            [cos as f32, sin as f32]
+            [cos as f32 * amplitude, sin as f32 * amplitude]
         })
     };
     let values: Vec<f32> = (0..context).flat_map(turn).collect();
@@ -348,7 +348,7 @@ pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
         Op::Embed { tokens, table, transform, scale, out } => {
             vec![embed(core, *tokens, core.weights.table(*table), *transform, *scale, *out)]
         }
-        Op::Angles { positions, frequencies, out } => {
+        Op::Angles { positions, frequencies, out, .. } => {
             let width = core.plan.slots[out.0].width;
             let name = &core.plan.weights[frequencies.0].name;
             let buffers = vec![

@@ -10,6 +10,7 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::{Entry, Safetensors};
 use crate::limits;
+use crate::model::arch::FolderWords;
 use crate::types::Bytes;
 
 const SINGLE: &str = "model.safetensors";
@@ -50,6 +51,28 @@ impl Folder {
         Ok(Folder { path: path.to_path_buf(), config, files, places })
     }
 
+    /// Leaves out the tensors of other parts than the text, and gives the text's the names that
+    /// they have in a folder of nothing else.
+    pub(super) fn keep_text(&mut self, words: &FolderWords) -> Result<()> {
+        for (at, file) in self.files.iter_mut().enumerate() {
+            for name in file.names().map(str::to_string).collect::<Vec<_>>() {
+                let found = words.renames.iter().find_map(|(from, to)| {
+                    name.strip_prefix(from.as_str()).map(|rest| format!("{to}{rest}"))
+                });
+                if words.other_parts.iter().any(|part| name.starts_with(part)) {
+                    self.places.remove(&name);
+                } else if let Some(new) = found {
+                    self.places.remove(&name);
+                    file.rename(&name, &new);
+                    if self.places.insert(new.clone(), at).is_some() {
+                        bail!("tensor `{new}` is there twice, once as `{name}`");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A JSON file of the folder, if it is there.
     pub(super) fn json(&self, name: &str) -> Result<Option<Map<String, Value>>> {
         json(&self.path, name)
@@ -58,6 +81,11 @@ impl Folder {
     /// A text file of the folder, if it is there.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
         text(&self.path, name)
+    }
+
+    /// A file of the folder, if it is there.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        bytes(&self.path, name)
     }
 
     /// A tensor and its bytes.
@@ -103,6 +131,12 @@ fn json(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
 }
 
 fn text(folder: &Path, name: &str) -> Result<Option<String>> {
+    let Some(bytes) = bytes(folder, name)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|error| Error::new(error.to_string()));
+    text.at(folder.join(name).display()).map(Some)
+}
+
+fn bytes(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);
@@ -112,5 +146,5 @@ fn text(folder: &Path, name: &str) -> Result<Option<String>> {
         let max = limits::FOLDER_JSON_BYTES_MAX;
         bail!("{}: the file has {bytes} bytes, expected at most {max}", path.display());
     }
-    Ok(Some(fs::read_to_string(&path).at(path.display())?))
+    Ok(Some(fs::read(&path).at(path.display())?))
 }

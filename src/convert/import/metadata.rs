@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::config::find;
 use super::folder::Folder;
+use super::rope::Rope;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Value};
@@ -13,6 +15,7 @@ use crate::model::arch::FolderWords;
 pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
     let config = &folder.config;
     let words = words(arch);
+    check_complete(config, words)?;
     let mut metadata = Metadata::new();
     let mut set = |key: &str, value| metadata.set(key, value);
     set("general.architecture", Value::String(arch.name.clone()));
@@ -42,91 +45,48 @@ pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
             set(&format!("{}.{key}", arch.name), Value::F32(number as f32));
         }
     }
-    if let Rope::Linear { factor } = rope(config)? {
-        let key = |key: &str| format!("{}.rope.scaling.{key}", arch.name);
-        set(&key("type"), Value::String("linear".to_string()));
-        set(&key("factor"), Value::F32(factor as f32));
+    if let Some(share) = find(config, &words.rope_share) {
+        let Some(number) = share.as_f64().filter(|share| (0.0..=1.0).contains(share)) else {
+            bail!("`{}`: expected a number from 0 to 1, found {share}", words.rope_share);
+        };
+        let number = number * head_len(config)? as f64;
+        set(&format!("{}.rope.dimension_count", arch.name), Value::U32(number as u32));
+    }
+    for (key, value) in Rope::read(config)?.keys() {
+        set(&format!("{}.rope.scaling.{key}", arch.name), value);
     }
     Ok(metadata)
+}
+
+/// Refuses a configuration without a number that no model can do without.
+fn check_complete(config: &Map<String, Json>, words: &FolderWords) -> Result<()> {
+    for (key, name) in words.integers.iter().chain(&words.floats) {
+        if NEEDED.contains(&key.as_str()) && find(config, name).is_none() {
+            bail!("`{name}` is missing, expected a number");
+        }
+    }
+    Ok(())
+}
+
+/// Keys without which no model is whole.
+const NEEDED: [&str; 6] = [
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+];
+
+/// Values of a head.
+fn head_len(config: &Map<String, Json>) -> Result<u64> {
+    let number = |name: &str| find(config, name).and_then(Json::as_u64);
+    let parted = || number("hidden_size")?.checked_div(number("num_attention_heads")?);
+    let missing = || Error::new("neither `head_dim` nor `hidden_size` and `num_attention_heads`");
+    number("head_dim").or_else(parted).ok_or_else(missing)
 }
 
 /// The words of an architecture that was found by its class.
 pub(super) fn words(arch: &Arch) -> &FolderWords {
     arch.huggingface.as_ref().expect("the class is one of its words")
-}
-
-/// What each pair's frequency is divided by, where a folder scales as Llama 3.1 does.
-pub(super) fn rope_factors(config: &Map<String, Json>, len: usize) -> Result<Option<Vec<f32>>> {
-    let Rope::Bands { factor, low, high, original } = rope(config)? else { return Ok(None) };
-    let base = find(config, "rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
-    let factors = (0..len / 2).map(|i| {
-        // Turns over the context the model was first trained on.
-        let wave = 2.0 * std::f64::consts::PI * base.powf(2.0 * i as f64 / len as f64);
-        let turns = original / wave;
-        if turns > high {
-            return 1.0;
-        }
-        if turns < low {
-            return factor as f32;
-        }
-        let smooth = (turns - low) / (high - low);
-        (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-    });
-    Ok(Some(factors.collect()))
-}
-
-/// How angles are scaled.
-enum Rope {
-    Plain,
-    Linear {
-        factor: f64,
-    },
-    /// The slow pairs by a factor, the fast ones not, those between by something between.
-    Bands {
-        factor: f64,
-        low: f64,
-        high: f64,
-        original: f64,
-    },
-}
-
-fn rope(config: &Map<String, Json>) -> Result<Rope> {
-    let scaling = ["rope_scaling", "rope_parameters"]
-        .into_iter()
-        .find_map(|name| config.get(name).and_then(Json::as_object).map(|scaling| (name, scaling)));
-    let Some((name, scaling)) = scaling else { return Ok(Rope::Plain) };
-    let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Json::as_str);
-    let number = |key: &str| {
-        let value = scaling.get(key).and_then(Json::as_f64);
-        value.filter(|value| value.is_finite() && *value > 0.0).ok_or_else(|| {
-            let found = scaling.get(key).unwrap_or(&Json::Null);
-            Error::new(format!("`{name}.{key}`: expected a number above 0, found {found}"))
-        })
-    };
-    match kind {
-        None | Some("default") => Ok(Rope::Plain),
-        Some("linear") => Ok(Rope::Linear { factor: number("factor")? }),
-        // The name of the method, whatever the model is.
-        Some(kind) if kind == BANDS => {
-            let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-            if low >= high {
-                bail!("`{name}.low_freq_factor`: expected less than {high}, found {low}");
-            }
-            let original = number("original_max_position_embeddings")?;
-            Ok(Rope::Bands { factor: number("factor")?, low, high, original })
-        }
-        Some(kind) => bail!(
-            "`{name}`: rope type `{kind}` is not supported, expected default, linear or {BANDS}"
-        ),
-    }
-}
-
-/// As `config.json` has it.
-const BANDS: &str = "llama3";
-
-/// A value of the configuration; newer versions keep those of RoPE together.
-fn find<'a>(config: &'a Map<String, Json>, name: &str) -> Option<&'a Json> {
-    let value = |value: &&Json| !value.is_null();
-    let nested = || config.get("rope_parameters")?.get(name).filter(value);
-    config.get(name).filter(value).or_else(nested)
 }

@@ -4,12 +4,16 @@
 //! `config.json` is which key. Weights stay in the mapped files; what has to be put in another
 //! order is made when it is read, so that a model does not have to fit in memory.
 
+mod config;
 mod folder;
 mod higgs;
 mod metadata;
 mod quantised;
+mod rope;
+mod sentencepiece;
 mod tensors;
 mod tokenizer;
+mod tokens;
 pub mod vptq;
 
 use std::path::Path;
@@ -30,8 +34,11 @@ pub fn open(path: &Path) -> Result<Source> {
     if !path.is_dir() {
         return Source::open(path);
     }
-    let folder = Folder::open(path)?;
+    let mut folder = Folder::open(path)?;
     let arch = architecture(&folder).at(path.join("config.json").display())?;
+    let words = metadata::words(arch);
+    config::normalise(&mut folder.config, words).at(path.join("config.json").display())?;
+    folder.keep_text(words).at(path.display())?;
     let quantised = Quantised::read(&folder).at("config.json").at(path.display())?;
     let mut metadata = metadata::of(&folder, arch).at(path.join("config.json").display())?;
     if arch.pairs_neighbours() && quantised.as_ref().is_some_and(Quantised::keeps_order) {

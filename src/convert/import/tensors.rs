@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::config;
 use super::folder::Folder;
-use super::metadata::rope_factors;
+use super::metadata;
 use super::quantised::Quantised;
+use super::rope::Rope;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::safetensors::Entry;
@@ -26,6 +28,7 @@ pub(super) fn all(
     let embedding = embedding(folder, arch)?;
     let known = Source::made(String::new(), metadata.clone(), vec![embedding.clone()]);
     let hparams = Hparams::new(arch, &known).at("config.json")?;
+    config::check(&folder.config, arch, &hparams).at("config.json")?;
     let mut build = Build { folder, arch, quantised, hparams, used: BTreeSet::new() };
     let mut tensors = vec![embedding];
     for words in arch.tensors.iter().filter(|words| !is_of_layers(words)) {
@@ -71,9 +74,9 @@ impl Build<'_> {
             None => text.to_string(),
         };
         let name = numbered(&words.name);
-        if words.role == Role::RopeFactors {
-            let factors = rope_factors(&self.folder.config, self.hparams.rope_len);
-            return Ok(factors.at("config.json")?.map(|factors| vector(name, &factors)));
+        if words.role.is_rope_factors() {
+            let factors = self.rope_factors(words.role).at("config.json")?;
+            return Ok(factors.map(|factors| vector(name, &factors)));
         }
         let Some(other) = words.huggingface.as_deref().map(numbered) else { return Ok(None) };
         self.used.insert(other.clone());
@@ -93,8 +96,18 @@ impl Build<'_> {
                 Need::Sometimes => return Ok(None),
             }
         };
-        let tensor = stock(&name, &other, entry, bytes, &shape)?;
-        Ok(Some(order.apply(tensor)))
+        let tensor = order.apply(stock(&name, &other, entry, bytes, &shape)?);
+        let shift = metadata::words(self.arch).norm_shift;
+        match words.role.is_norm() && shift != 0.0 {
+            true => Ok(Some(shifted(&tensor, shift))),
+            false => Ok(Some(tensor)),
+        }
+    }
+
+    fn rope_factors(&self, role: Role) -> Result<Option<Vec<f32>>> {
+        let config = &self.folder.config;
+        let factors = Rope::read(config)?.factors(config, self.hparams.rope_len)?;
+        Ok(factors.into_iter().find(|(of, _)| *of == role).map(|(_, factors)| factors))
     }
 
     fn is_tied(&self) -> bool {
@@ -201,6 +214,14 @@ fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64])
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),
     })
+}
+
+/// Some architectures multiply by more than the weight of a norm.
+fn shifted(tensor: &Tensor, shift: f32) -> Tensor {
+    let mut values = vec![0.0; tensor.cols];
+    tensor.kind.decode(&tensor.rows(0..1), &mut values);
+    values.iter_mut().for_each(|value| *value += shift);
+    vector(tensor.name.clone(), &values)
 }
 
 fn vector(name: String, values: &[f32]) -> Tensor {

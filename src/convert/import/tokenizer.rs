@@ -1,4 +1,4 @@
-//! `tokenizer.json` and its companions to the keys of GGUF.
+//! `tokenizer.json` or `tokenizer.model`, and their companions, to the keys of GGUF.
 
 use std::collections::HashMap;
 
@@ -6,20 +6,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::folder::Folder;
+use super::sentencepiece;
+use super::tokens::{Added, Tokens};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Array, Metadata, Value};
-use crate::limits;
-use crate::run::tokenizer::find_pre_tokenizer;
+use crate::run::tokenizer::{find_pre_tokenizer, find_space_prefix};
 
-/// The file that all of it starts from.
+/// The file of the `tokenizers` library.
 const FILE: &str = "tokenizer.json";
-
-/// Numbers of `tokenizer.ggml.token_type`.
-const NORMAL: i32 = 1;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+/// The file of SentencePiece.
+const PIECES: &str = "tokenizer.model";
 
 /// The special tokens: Hugging Face's name and GGUF's. (The misspelling is GGUF's.)
 const SPECIAL: [(&str, &str); 6] = [
@@ -39,20 +36,24 @@ struct File {
 }
 
 #[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    special: bool,
+struct Model {
+    #[serde(default)]
+    byte_fallback: bool,
+    unk_token: Option<String>,
+    vocab: HashMap<String, u32>,
+    merges: Vec<Merge>,
+}
+
+/// Enough of the file to say what the rest is.
+#[derive(Deserialize)]
+struct Kind {
+    model: KindOfModel,
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct KindOfModel {
     #[serde(rename = "type")]
     kind: Option<String>,
-    #[serde(default)]
-    byte_fallback: bool,
-    vocab: HashMap<String, u32>,
-    merges: Vec<Merge>,
 }
 
 /// Newer files have pairs, older ones texts with a space between.
@@ -63,57 +64,220 @@ enum Merge {
     Pair(String, String),
 }
 
+/// What a folder says beside its vocabulary.
+struct Said<'a> {
+    config: Map<String, Json>,
+    generation: Map<String, Json>,
+    model: &'a Map<String, Json>,
+}
+
 /// Adds the tokenizer and the chat template of a model with so many rows in its embedding.
 pub(super) fn add(folder: &Folder, rows: usize, metadata: &mut Metadata) -> Result<()> {
-    let config = folder.json("tokenizer_config.json")?.unwrap_or_default();
-    if let Some(template) = chat_template(folder, &config)? {
+    let said = Said {
+        config: folder.json("tokenizer_config.json")?.unwrap_or_default(),
+        generation: folder.json("generation_config.json")?.unwrap_or_default(),
+        model: &folder.config,
+    };
+    if let Some(template) = chat_template(folder, &said.config)? {
         metadata.set("tokenizer.chat_template", Value::String(template));
     }
+    let pieces = folder.bytes(PIECES)?;
     let Some(text) = folder.text(FILE)? else {
-        let error = Error::new(format!("the folder has no {FILE}"));
-        return Err(error.with_hint("other tokenizers are not read"));
+        let Some(pieces) = pieces else {
+            let error = Error::new(format!("the folder has no {FILE} and no {PIECES}"));
+            return Err(error.with_hint("other tokenizers are not read"));
+        };
+        return of_pieces(folder, &pieces, None, rows, &said, metadata);
     };
-    let file: File = parse(&text).at(FILE)?;
-    let mut set = |key: &str, value: Value| metadata.set(format!("tokenizer.ggml.{key}"), value);
-    set("model", Value::String("gpt2".to_string()));
-    let (tokens, kinds) = tokens(&file, rows).at(FILE)?;
-    set("tokens", Value::Array(Array::String(tokens)));
-    set("token_type", Value::Array(Array::I32(kinds)));
-    let merges = file.model.merges.iter().map(Merge::text).collect::<Result<_>>().at(FILE)?;
-    set("merges", Value::Array(Array::String(merges)));
-    let generation = folder.json("generation_config.json")?.unwrap_or_default();
-    let mut bos = None;
-    for (name, key) in SPECIAL {
-        let id = special(&file, name, &config, &[&folder.config, &generation]);
-        if let Some(id) = id.filter(|&id| (id as usize) < rows) {
-            set(&format!("{key}_token_id"), Value::U32(id));
-            bos = bos.or(Some(id).filter(|_| name == "bos"));
+    check_kind(&text).at(FILE)?;
+    let file: File = from_json(&text).at(FILE)?;
+    match (file.model.byte_fallback, pieces) {
+        (false, _) => of_bytes(&text, &file, rows, &said, metadata).at(FILE),
+        (true, Some(pieces)) => of_pieces(folder, &pieces, Some(&file), rows, &said, metadata),
+        (true, None) => of_merges(&text, &file, rows, &said, metadata).at(FILE),
+    }
+}
+
+fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Error::new(error.to_string()))
+}
+
+fn check_kind(text: &str) -> Result<()> {
+    let kind = from_json::<Kind>(text)?.model.kind;
+    match kind.as_deref() {
+        None | Some("BPE") => Ok(()),
+        Some(kind) => {
+            let error =
+                Error::new(format!("model of type `{kind}` is not supported, expected BPE"));
+            Err(error.with_hint("llama.cpp's convert_hf_to_gguf.py reads other tokenizers"))
         }
     }
-    let theirs = tokenizers::Tokenizer::from_bytes(&text);
-    let theirs = theirs.map_err(|error| Error::new(error.to_string())).at(FILE)?;
-    let encode = |text: &str, special: bool| {
-        let encoding = theirs.encode_fast(text, special);
-        encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
-    };
-    // Where the configuration does not say, a text shows whether it is put in front.
-    let says = config.get("add_bos_token").and_then(Json::as_bool);
-    let shows = || bos.is_some() && encode("a", true).first().copied() == bos;
-    set("add_bos_token", Value::Bool(says.unwrap_or_else(shows)));
-    let spell = |ids: &[u32]| theirs.decode(ids, false).unwrap_or_default();
-    let pre = find_pre_tokenizer(metadata, &|text| encode(text, false), &spell).at(FILE)?;
-    metadata.set("tokenizer.ggml.pre", Value::String(pre));
+}
+
+/// Byte-level BPE.
+fn of_bytes(
+    text: &str,
+    file: &File,
+    rows: usize,
+    said: &Said,
+    metadata: &mut Metadata,
+) -> Result<()> {
+    set(metadata, "model", Value::String("gpt2".to_string()));
+    let tokens = file.tokens(rows)?;
+    tokens.write(metadata, false);
+    let merges = file.model.merges.iter().map(Merge::text).collect::<Result<_>>()?;
+    set(metadata, "merges", Value::Array(Array::String(merges)));
+    let theirs = Theirs::read(text)?;
+    let bos = specials(&tokens, said, metadata);
+    add_bos(said, metadata, || theirs.starts_with(bos));
+    let encode = |text: &str| theirs.encode(text, false);
+    let pre = find_pre_tokenizer(metadata, &encode, &|ids| theirs.spell(ids))?;
+    set(metadata, "pre", Value::String(pre));
     Ok(())
 }
 
-fn parse(text: &str) -> Result<File> {
-    let file: File = serde_json::from_str(text).map_err(|error| Error::new(error.to_string()))?;
-    let is_bpe = file.model.kind.as_deref().is_none_or(|kind| kind == "BPE");
-    if !is_bpe || file.model.byte_fallback {
-        let error = Error::new("expected byte-level BPE, found another kind of tokenizer");
-        return Err(error.with_hint("llama.cpp's convert_hf_to_gguf.py reads other tokenizers"));
+/// SentencePiece as the `tokenizers` library has it: merges of characters, and bytes for what has
+/// no token. GGUF has scores instead: a token that an earlier merge makes has a greater one.
+fn of_merges(
+    text: &str,
+    file: &File,
+    rows: usize,
+    said: &Said,
+    metadata: &mut Metadata,
+) -> Result<()> {
+    let mut tokens = file.tokens(rows)?;
+    let mut ranks = HashMap::new();
+    for (rank, merge) in file.model.merges.iter().enumerate() {
+        let whole = merge.text()?.replacen(' ', "", 1);
+        ranks.entry(whole).or_insert(rank);
     }
-    Ok(file)
+    tokens.score(|token| ranks.get(token).map(|&rank| -(rank as f32)));
+    tokens.mark_bytes();
+    tokens.mark_unknown(file.model.unk_token.as_deref());
+    tokens.write_pieces(metadata);
+    let theirs = Theirs::read(text)?;
+    let bos = specials(&tokens, said, metadata);
+    add_bos(said, metadata, || theirs.starts_with(bos));
+    let encode = |text: &str| theirs.encode(text, false);
+    let prefix = find_space_prefix(metadata, &encode, &|ids| theirs.spell(ids))?;
+    set(metadata, "add_space_prefix", Value::Bool(prefix));
+    Ok(())
+}
+
+/// A SentencePiece model, with what other files add to it.
+fn of_pieces(
+    folder: &Folder,
+    bytes: &[u8],
+    file: Option<&File>,
+    rows: usize,
+    said: &Said,
+    metadata: &mut Metadata,
+) -> Result<()> {
+    let model = sentencepiece::read(bytes).at(PIECES)?;
+    let mut tokens = Tokens::new(rows)?;
+    tokens.add_pieces(&model.pieces).at(PIECES)?;
+    let listed = folder.json("added_tokens.json")?.unwrap_or_default();
+    for (content, id) in &listed {
+        let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
+            bail!("added_tokens.json: `{content}`: expected an id, found {id}");
+        };
+        tokens.add(&Added { id, content: content.clone(), special: false });
+    }
+    for added in decoder_tokens(&said.config).at("tokenizer_config.json")? {
+        tokens.add(&added);
+    }
+    file.iter().flat_map(|file| &file.added_tokens).for_each(|added| tokens.add(added));
+    tokens.write_pieces(metadata);
+    let own = [
+        ("bos", model.special.bos),
+        ("eos", model.special.eos),
+        ("unknown", model.special.unk),
+        ("padding", model.special.pad),
+    ];
+    for (key, id) in own {
+        if let Some(id) = id.filter(|&id| (id as usize) < model.pieces.len()) {
+            set(metadata, &format!("{key}_token_id"), Value::U32(id));
+        }
+    }
+    specials(&tokens, said, metadata);
+    // As `transformers` and llama.cpp do where nothing is said.
+    add_bos(said, metadata, || true);
+    let prefix = said.config.get("add_prefix_space").and_then(Json::as_bool);
+    set(metadata, "add_space_prefix", Value::Bool(prefix.unwrap_or(model.adds_space)));
+    Ok(())
+}
+
+/// Tokens that `tokenizer_config.json` lists by their ids.
+fn decoder_tokens(config: &Map<String, Json>) -> Result<Vec<Added>> {
+    let Some(list) = config.get("added_tokens_decoder") else { return Ok(Vec::new()) };
+    let entries = list.as_object().into_iter().flatten();
+    let entry = |(id, token): (&String, &Json)| {
+        let content = token.get("content").and_then(Json::as_str);
+        let special = token.get("special").and_then(Json::as_bool).unwrap_or(false);
+        match (id.parse(), content) {
+            (Ok(id), Some(content)) => Ok(Added { id, content: content.to_string(), special }),
+            _ => bail!("`added_tokens_decoder`: expected an id and its content, found {id:?}"),
+        }
+    };
+    entries.map(entry).collect()
+}
+
+fn set(metadata: &mut Metadata, key: &str, value: Value) {
+    metadata.set(format!("tokenizer.ggml.{key}"), value);
+}
+
+/// Writes the ids of the special tokens that are known; the answer is the one that begins a text.
+fn specials(tokens: &Tokens, said: &Said, metadata: &mut Metadata) -> Option<u32> {
+    let mut bos = None;
+    for (name, key) in SPECIAL {
+        let id = special(tokens, name, said).filter(|&id| (id as usize) < tokens.len());
+        if let Some(id) = id {
+            set(metadata, &format!("{key}_token_id"), Value::U32(id));
+            bos = bos.or(Some(id).filter(|_| name == "bos"));
+        }
+    }
+    bos
+}
+
+/// Where the configuration does not say, a text shows whether it is put in front.
+fn add_bos(said: &Said, metadata: &mut Metadata, shows: impl FnOnce() -> bool) {
+    let says = said.config.get("add_bos_token").and_then(Json::as_bool);
+    set(metadata, "add_bos_token", Value::Bool(says.unwrap_or_else(shows)));
+}
+
+/// The same tokenizer in the `tokenizers` library.
+struct Theirs(tokenizers::Tokenizer);
+
+impl Theirs {
+    fn read(text: &str) -> Result<Theirs> {
+        let theirs = tokenizers::Tokenizer::from_bytes(text);
+        theirs.map(Theirs).map_err(|error| Error::new(error.to_string()))
+    }
+
+    fn encode(&self, text: &str, special: bool) -> Vec<u32> {
+        let encoding = self.0.encode_fast(text, special);
+        encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
+    }
+
+    fn starts_with(&self, bos: Option<u32>) -> bool {
+        bos.is_some() && self.encode("a", true).first().copied() == bos
+    }
+
+    fn spell(&self, ids: &[u32]) -> String {
+        self.0.decode(ids, false).unwrap_or_default()
+    }
+}
+
+impl File {
+    /// Every token and its kind.
+    fn tokens(&self, rows: usize) -> Result<Tokens> {
+        let mut tokens = Tokens::new(rows)?;
+        for (token, &id) in &self.model.vocab {
+            tokens.add_plain(token, id)?;
+        }
+        self.added_tokens.iter().for_each(|added| tokens.add(added));
+        Ok(tokens)
+    }
 }
 
 impl Merge {
@@ -126,59 +290,20 @@ impl Merge {
     }
 }
 
-/// Every token and its kind; rows of the embedding without a token are filled up.
-fn tokens(file: &File, rows: usize) -> Result<(Vec<String>, Vec<i32>)> {
-    if rows > limits::VOCAB_LEN_MAX {
-        bail!("{rows} tokens, expected at most {}", limits::VOCAB_LEN_MAX);
-    }
-    let mut tokens: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
-    let mut kinds = vec![UNUSED; rows];
-    let added = file.added_tokens.iter();
-    let added = added.map(|token| (&token.content, token.id, added_kind(token)));
-    let plain = file.model.vocab.iter().map(|(token, &id)| (token, id, NORMAL));
-    for (token, id, kind) in plain.chain(added) {
-        let Some(place) = tokens.get_mut(id as usize) else {
-            bail!("token `{token}` has id {id}, but the embedding has {rows} rows");
-        };
-        place.clone_from(token);
-        kinds[id as usize] = kind;
-    }
-    Ok((tokens, kinds))
-}
-
-/// As llama.cpp's converter: a name in angle brackets is special, whatever the file says.
-fn added_kind(token: &Added) -> i32 {
-    let content = token.content.as_str();
-    let looks = content.starts_with("<|") && content.ends_with("|>");
-    if token.special || looks || ["<pad>", "<mask>"].contains(&content) {
-        CONTROL
-    } else {
-        USER_DEFINED
-    }
-}
-
 /// The id of a special token: by its text in the tokenizer's configuration, or as a number in one
 /// of the others.
-fn special(
-    file: &File,
-    name: &str,
-    config: &Map<String, Json>,
-    others: &[&Map<String, Json>],
-) -> Option<u32> {
-    let token = config.get(&format!("{name}_token"));
+fn special(tokens: &Tokens, name: &str, said: &Said) -> Option<u32> {
+    let token = said.config.get(&format!("{name}_token"));
     let token = token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
-    let by_text = token.and_then(|text| {
-        let added = file.added_tokens.iter().find(|token| token.content == text);
-        added.map(|token| token.id).or_else(|| file.model.vocab.get(text).copied())
-    });
     let key = format!("{name}_token_id");
-    let number = |config: &&Map<String, Json>| {
+    let number = |config: &Map<String, Json>| {
         let id = config.get(&key)?;
         // Several ends are a list, whose first one counts.
         let id = id.as_u64().or_else(|| id.as_array()?.first()?.as_u64());
         u32::try_from(id?).ok()
     };
-    by_text.or_else(|| others.iter().find_map(number))
+    let by_text = token.and_then(|text| tokens.find(text));
+    by_text.or_else(|| number(said.model)).or_else(|| number(&said.generation))
 }
 
 /// The template that is a file of its own, or the one in the configuration.

@@ -69,6 +69,14 @@ def rope(base, kind="default", **more):
     return dict(rope_type=kind, rope_theta=base, **more)
 
 
+PHI_LONG = dict(
+    hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+    num_hidden_layers=2, sliding_window=None, tie_word_embeddings=True,
+    rope_parameters=rope(
+        10000.0, "longrope", partial_rotary_factor=0.75,
+        short_factor=[1.0, 1.1, 1.3, 1.6, 2.0, 2.5], long_factor=[1.0, 1.5, 3.0, 6.0, 12.0, 24.0]),
+)
+
 # name: architecture in GGUF, model class, configuration.
 MODELS = {
     # Grouped queries, a head of its own. Without `head_dim` no key length is written.
@@ -102,7 +110,27 @@ MODELS = {
         final_logit_softcapping=3.0, rope_parameters=dict(
             full_attention=rope(1000000.0, "linear", factor=8.0),
             sliding_attention=rope(10000.0)))),
+    # Fused matrices, and a window in every layer.
+    "phi3": ("phi3", "Phi3", LLAMA | dict(
+        intermediate_size=96, sliding_window=8, tie_word_embeddings=False,
+        rope_parameters=rope(10000.0))),
+    # Three quarters of a head are rotated, and no layer has a window.
+    "phi3-partial": ("phi3", "Phi3", LLAMA | dict(
+        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+        sliding_window=None, tie_word_embeddings=True,
+        rope_parameters=rope(500000.0, partial_rotary_factor=0.75))),
+    # Factors for each pair, those for texts longer than 16 tokens, and turned values are louder.
+    "phi3-long": ("phi3", "Phi3", PHI_LONG | dict(original_max_position_embeddings=16)),
+    # Both texts are within 64 tokens.
+    "phi3-short": ("phi3", "Phi3", PHI_LONG | dict(original_max_position_embeddings=64)),
+    # The fourth of five layers has no rope.
+    "smollm3": ("smollm3", "SmolLM3", LLAMA | dict(
+        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1,
+        num_hidden_layers=5, tie_word_embeddings=True, rope_parameters=rope(50000.0))),
 }
+
+# Architectures in which the values that are rotated together are neighbours.
+INTERLEAVED = ("llama", "smollm3")
 
 # transformers' name of a tensor without its layer: GGUF's.
 NAMES = {
@@ -113,12 +141,14 @@ NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 GEMMA_NAMES = NAMES | {
@@ -219,10 +249,19 @@ def write_keys(out, name):
         out.add_final_logit_softcapping(numbers["final_logit_softcapping"])
     if numbers.get("sliding_window"):
         out.add_sliding_window(numbers["sliding_window"])
-    if arch == "llama":
+    head = numbers.get("head_dim", numbers["hidden_size"] // numbers["num_attention_heads"])
+    if arch in INTERLEAVED:
         out.add_vocab_size(VOCABULARY)
-        head = numbers["hidden_size"] // numbers["num_attention_heads"]
-        out.add_rope_dimension_count(numbers.get("head_dim", head))
+        out.add_rope_dimension_count(head)
+    if arch == "phi3":
+        out.add_rope_dimension_count(int(wide.get("partial_rotary_factor", 1.0) * head))
+        if not numbers["sliding_window"]:
+            out.add_sliding_window(0)
+        if wide["rope_type"] == "longrope":
+            first = numbers["original_max_position_embeddings"]
+            scale = numbers["max_position_embeddings"] / first
+            out.add_rope_scaling_orig_ctx_len(first)
+            out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(first)))
 
 
 def write_tokenizer(out):
@@ -256,10 +295,13 @@ def write_gguf(path, name, weights, all_f32):
     write_tokenizer(out)
     if numbers["rope_parameters"].get("rope_type") == "llama3":
         out.add_tensor("rope_freqs.weight", rope_factors(numbers))
+    for kind in ("long", "short"):
+        if factors := numbers["rope_parameters"].get(f"{kind}_factor"):
+            out.add_tensor(f"rope_factors_{kind}.weight", np.array(factors, dtype=np.float32))
     for key, values in weights.items():
-        if arch == "llama" and ".q_proj." in key:
+        if arch in INTERLEAVED and ".q_proj." in key:
             values = interleaved(values, numbers["num_attention_heads"])
-        if arch == "llama" and ".k_proj." in key:
+        if arch in INTERLEAVED and ".k_proj." in key:
             values = interleaved(values, numbers["num_key_value_heads"])
         if values.ndim == 2 and not all_f32:
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values), key
