@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::recipe::{plain, shape};
-use super::{Item, Job, Line, Report, encode, records};
+use super::{Item, Job, Line, Report, encode, in_order, records};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::file::planes::{Form, Role as Plane};
@@ -57,12 +57,14 @@ pub fn export(
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
     let mut writer = Writer::create(target, &sources, &metadata, new)?;
     let mut lines = Vec::new();
-    for Job { item, .. } in jobs {
+    for Job { item, order, .. } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the items are what the source has");
+        let bytes = tensor.bytes() as u64;
+        let tensor = in_order(tensor, order).at(source.path().display())?;
         let encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
         // A stock type has no other plane.
         writer.write(encoded.plane(Plane::Codes))?;
-        progress(tensor.bytes() as u64);
+        progress(bytes);
         source.release(&item.name);
         lines.push(Line { item, error: encoded.error, output_error: None });
     }

@@ -11,6 +11,7 @@ pub mod fine_tune;
 pub mod import;
 mod learn;
 mod offers;
+mod order;
 mod recipe;
 mod recipe_file;
 pub mod report;
@@ -31,6 +32,9 @@ pub use recipe::{Choice, Item, Options, choose};
 pub use recipe_file::Recipe;
 pub use sensitivity::Sensitivity;
 pub use statistics::Statistics;
+
+use import::tensors::Order;
+use order::{Restored, in_order};
 
 use crate::bail;
 use crate::error::{At, Result};
@@ -95,8 +99,10 @@ pub fn convert(
     let mut feedbacks = feedbacks(source, statistics)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
-    for Job { item, planes } in jobs {
+    for Job { item, order, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
+        let bytes = tensor.bytes() as u64;
+        let tensor = in_order(tensor, order)?;
         let Item { cols, basis, sign_seed, .. } = item;
         let feedback = match grid(item.kind).is_some() || item.points.is_some() {
             true => feedbacks.get(&item.name, cols, basis, sign_seed)?,
@@ -106,7 +112,7 @@ pub fn convert(
         for plane in planes {
             writer.write(encoded.plane(plane))?;
         }
-        progress(tensor.bytes() as u64);
+        progress(bytes);
         source.release(&item.name);
         let Encoded { error, output_error, .. } = encoded;
         lines.push(Line { item, error, output_error });
@@ -126,7 +132,7 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
     let mut items = plan(source, &stay)?;
     items.iter_mut().for_each(|item| item.keep = true);
     let (mut writer, jobs) = lay_out(source, target, &stay, items)?;
-    for Job { item, planes } in jobs {
+    for Job { item, planes, .. } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let mut encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
         if let Some(factors) = whole_factors(factors, &item.name) {
@@ -180,9 +186,10 @@ pub fn feedbacks<'a>(source: &Source, statistics: Option<&'a Statistics>) -> Res
     Ok(Feedbacks::new(statistics, tied))
 }
 
-/// A tensor to code, and which of its planes to write.
+/// A tensor to code, in which order of its rows, and which of its planes to write.
 struct Job {
     item: Item,
+    order: Order,
     planes: Vec<Plane>,
 }
 
@@ -240,6 +247,7 @@ fn records(
     let mut builder = PlanesBuilder::new(form);
     let mut records = Vec::new();
     let mut jobs = Vec::new();
+    let restored = Restored::of(source, &items)?;
     for item in items {
         let mut planes = Vec::new();
         if item.kind.id() < PRIVATE_IDS {
@@ -265,9 +273,13 @@ fn records(
                 records.push(plane.tensor);
             }
         }
-        jobs.push(Job { item, planes });
+        let order = restored.as_ref().map_or(Order::Same, |restored| restored.order(item.role));
+        jobs.push(Job { item, order, planes });
     }
     let mut metadata = source.metadata().clone();
+    if let Some(restored) = restored {
+        metadata.remove(&restored.key);
+    }
     builder.finish(&mut metadata);
     Ok((metadata, records, jobs))
 }

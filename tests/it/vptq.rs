@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use gridmill::convert::export::export;
 use gridmill::convert::import::{self, vptq::layer};
 use gridmill::file::Source;
 use gridmill::file::safetensors::{Entry, Safetensors};
@@ -14,12 +15,12 @@ use gridmill::types::{
     by_name, learned, of_shape,
 };
 use half::{bf16, f16};
-
-use crate::products::check_products;
 use serde_json::{Value, json};
 
 use crate::folder::{Folder, Stored};
-use crate::import::{converted, logits, options};
+use crate::import::{converted, logits, options as options_of};
+use crate::models::open;
+use crate::products::check_products;
 use crate::scratch::Scratch;
 
 /// A layer of `tests/data/vptq`, and what it decodes to.
@@ -368,7 +369,7 @@ fn checkpoints_are_the_plain_folders_they_stand_for() {
         let expected = logits(&expected);
         close(&logits(&source), &expected, "logits");
         // Codes stay as they are when the rest is converted.
-        let found = converted(&source, &folders[2].join("out.gguf"), &options(None));
+        let found = converted(&source, &folders[2].join("out.gguf"), &options_of(None));
         let mut kept = found.tensors().filter(|tensor| learned(tensor.kind).is_some());
         assert!(kept.all(|t| *t.codes == *source.tensor(&t.name).unwrap().unwrap().codes));
         let kinds = found.tensors().filter(|tensor| learned(tensor.kind).is_some()).count();
@@ -377,6 +378,17 @@ fn checkpoints_are_the_plain_folders_they_stand_for() {
         let mut session = Session::open(&source, &options).unwrap();
         let tokens: Vec<u32> = (0..20).map(|i| i * 37 % 128).collect();
         close(session.feed(0, &tokens).unwrap(), &expected, "logits of the CPU");
+        // What other programs read has the order that they expect, and no word of another.
+        let (again, stock) = (folders[2].join("again.gguf"), folders[2].join("stock.gguf"));
+        let again = converted(&source, &again, &options_of(Some("F32")));
+        export(&source, &stock, by_name("F32").unwrap(), false, &mut |_| ()).unwrap();
+        let key = format!("{name}.rope.pairing");
+        assert_eq!(source.metadata().get(&key).is_some(), name == "llama");
+        assert_eq!(found.metadata().get(&key).is_some(), name == "llama");
+        for file in [again, open(&stock)] {
+            assert!(file.metadata().get(&key).is_none(), "{name}: {key}");
+            close(&logits(&file), &expected, "logits of plain floats");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod metadata;
 mod quantised;
 mod rope;
 mod sentencepiece;
-mod tensors;
+pub(super) mod tensors;
 mod tokenizer;
 mod tokens;
 pub mod vptq;

@@ -147,7 +147,7 @@ impl Build<'_> {
 
 /// The order of a weight's rows.
 #[derive(Clone, Copy)]
-pub(super) enum Order {
+pub(in crate::convert) enum Order {
     /// As they are.
     Same,
     /// In each head, row i of the first half, row i of the second half, and so on.
@@ -170,7 +170,7 @@ impl Order {
     }
 
     /// A stock tensor in this order; the values of a vector are its rows.
-    fn apply(self, tensor: Tensor) -> Tensor {
+    pub(in crate::convert) fn apply(self, tensor: Tensor) -> Tensor {
         if matches!(self, Order::Same) {
             return tensor;
         }

@@ -1,0 +1,73 @@
+//! Rows of queries and keys in the order that GGUF files of an architecture have.
+//!
+//! An imported model whose rows share codes keeps its own order, which its metadata say
+//! (`formats/vptq.md`), and which other programs do not read. Where all of these rows are coded
+//! again, they are put in order.
+
+use std::ops::Not;
+
+use super::Item;
+use super::import::tensors::Order;
+use crate::error::{At, Result};
+use crate::file::Source;
+use crate::model::hparams::PAIRING;
+use crate::model::{Model, Role};
+use crate::run::walk::original;
+use crate::types::{Basis, Bytes, ColumnPlanes, Tensor};
+
+/// What a conversion changes about the order of rows.
+pub(super) struct Restored {
+    /// The key that said otherwise.
+    pub(super) key: String,
+    head_len: usize,
+}
+
+impl Restored {
+    /// None if the order is the usual one, or rows that stay as they are hold it.
+    pub(super) fn of(source: &Source, items: &[Item]) -> Result<Option<Restored>> {
+        let model = Model::new(source).at(source.path().display())?;
+        let is_usual = model.hparams.pairing == model.arch.pairing();
+        let stay = items.iter().any(|item| is_rotated(item.role) && item.keep);
+        let restored = || Restored {
+            key: format!("{}.{PAIRING}", model.arch.name),
+            head_len: model.hparams.head_len,
+        };
+        Ok((is_usual || stay || !model.arch.pairs_neighbours()).not().then(restored))
+    }
+
+    /// How the rows of a tensor are put in order.
+    pub(super) fn order(&self, role: Role) -> Order {
+        match is_rotated(role) {
+            true => Order::Pairs { head_len: self.head_len },
+            false => Order::Same,
+        }
+    }
+}
+
+fn is_rotated(role: Role) -> bool {
+    matches!(role, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias)
+}
+
+/// A tensor as plain floats in this order.
+///
+/// # Errors
+/// If a weight is not finite.
+pub(super) fn in_order(tensor: Tensor, order: Order) -> Result<Tensor> {
+    if matches!(order, Order::Same) {
+        return Ok(tensor);
+    }
+    let mut values = vec![0.0; tensor.len()];
+    original(&tensor, 0..tensor.rows, &mut values)?;
+    let plain = Tensor {
+        kind: super::recipe::plain(),
+        basis: Basis::Original,
+        group: 0,
+        codes: Bytes::from(bytemuck::cast_slice(&values).to_vec()),
+        norms: Bytes::empty(),
+        table: Bytes::empty(),
+        signs: Bytes::empty(),
+        columns: ColumnPlanes::default(),
+        ..tensor
+    };
+    Ok(order.apply(plain))
+}
