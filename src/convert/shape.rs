@@ -117,6 +117,7 @@ impl Shape {
             Dim::KeyValue => self.kv_heads * self.head_len,
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
+            Dim::Experts | Dim::ExpertFfn => unreachable!("no shape in the list has experts"),
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.head_len / 2,
         }

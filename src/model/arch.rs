@@ -14,6 +14,7 @@ const DESCRIPTIONS: &[&str] = &[
     include_str!("../../models/llama.toml"),
     include_str!("../../models/qwen2.toml"),
     include_str!("../../models/qwen3.toml"),
+    include_str!("../../models/qwen3moe.toml"),
 ];
 
 /// Every architecture.
@@ -47,6 +48,9 @@ pub struct FolderWords {
     pub integers: BTreeMap<String, String>,
     /// The same for numbers that are no integers.
     pub floats: BTreeMap<String, String>,
+    /// What `config.json` must say, because the forward pass does nothing else.
+    #[serde(default)]
+    pub fixed: BTreeMap<String, bool>,
 }
 
 /// The words that describe a layer.
@@ -107,7 +111,8 @@ pub enum QueryScale {
 pub struct TensorWords {
     /// Its name in GGUF, with `{layer}` for the number.
     pub name: String,
-    /// Its name in a Hugging Face folder, if it is there.
+    /// Its name in a Hugging Face folder, if it is there. With `{expert}` for the number of one, it
+    /// is that of each expert's part.
     pub huggingface: Option<String>,
     /// What the forward pass uses it for.
     pub role: Role,
@@ -152,6 +157,10 @@ pub enum Role {
     FfnGate,
     FfnUp,
     FfnDown,
+    FfnRouter,
+    FfnGateExperts,
+    FfnUpExperts,
+    FfnDownExperts,
     FfnPostNorm,
 }
 
@@ -160,6 +169,12 @@ impl Role {
     pub fn is_layer_matrix(self) -> bool {
         use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
         matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+            || self.is_of_experts()
+    }
+
+    /// Whether it holds a matrix of every expert, the rows of one after those of another.
+    pub fn is_of_experts(self) -> bool {
+        matches!(self, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
     }
 
     /// Whether it maps tokens to the stream or back.
@@ -178,6 +193,8 @@ pub enum Dim {
     KeyValue,
     HeadLen,
     Ffn,
+    Experts,
+    ExpertFfn,
     Vocabulary,
     RopePairs,
 }
@@ -219,6 +236,11 @@ impl Arch {
     /// Whether the values that are rotated together are neighbours.
     pub fn pairs_neighbours(&self) -> bool {
         self.pairing() == Pairing::Interleaved
+    }
+
+    /// Whether a router chooses among experts in the feed-forward blocks.
+    pub fn has_experts(&self) -> bool {
+        self.tensors.iter().any(|words| words.role == Role::FfnRouter)
     }
 
     /// The gate's non-linearity.

@@ -36,7 +36,8 @@ fn number(parts: &mut Parts, key: &str, value: u64) {
 fn architectures() {
     check(&[(
         |parts| parts.set("general.architecture", Value::String("mamba".to_string())),
-        ": unknown architecture `mamba`, expected gemma3, llama, qwen2, qwen3",
+        ": unknown architecture `mamba`, expected gemma3, llama, qwen2, qwen3, \
+         qwen3moe",
     )]);
 }
 

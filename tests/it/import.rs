@@ -114,6 +114,7 @@ fn plain_folders_are_their_gguf_files() {
         "rope_theta": null,
     });
     let none = json!({"rope_scaling": null});
+    let shares = json!({"norm_topk_prob": true});
     for (name, class, more) in [
         ("llama", "LlamaForCausalLM", &none),
         ("llama-rope3", "LlamaForCausalLM", &rope3),
@@ -121,6 +122,7 @@ fn plain_folders_are_their_gguf_files() {
         ("mistral", "MistralForCausalLM", &linear),
         ("qwen2", "Qwen2ForCausalLM", &none),
         ("qwen3", "Qwen3ForCausalLM", &none),
+        ("qwen3moe", "Qwen3MoeForCausalLM", &shares),
     ] {
         let (folder, out) = (Scratch::new(), Scratch::new());
         let made = Folder::of(name, class, more.clone());
@@ -469,7 +471,7 @@ fn wrong_configurations() {
             (
                 |folder| folder.config["architectures"] = json!(["MambaForCausalLM"]),
                 "/config.json: unknown class `MambaForCausalLM`, expected LlamaForCausalLM, \
-                 MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
+                 MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM",
             ),
             (
                 |folder| folder.config["num_attention_heads"] = json!("four"),

@@ -42,6 +42,12 @@ pub(super) fn of(folder: &Folder, arch: &Arch) -> Result<Metadata> {
             set(&format!("{}.{key}", arch.name), Value::F32(number as f32));
         }
     }
+    for (name, expected) in &words.fixed {
+        let found = find(config, name).unwrap_or(&Json::Null);
+        if found.as_bool() != Some(*expected) {
+            bail!("`{name}`: expected {expected}, found {found}");
+        }
+    }
     if let Rope::Linear { factor } = rope(config)? {
         let key = |key: &str| format!("{}.rope.scaling.{key}", arch.name);
         set(&key("type"), Value::String("linear".to_string()));
