@@ -266,7 +266,7 @@ pub fn refuse_experts(plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let message = "calibration: expected a model without experts, found one with experts";
-    let hint = "they are converted without --calibrate, --bits and --fine-tune";
+    let hint = "they are converted without --calibrate, --bits, --size and --fine-tune";
     Err(Error::new(message).with_hint(hint))
 }
 
