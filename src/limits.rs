@@ -32,6 +32,9 @@ pub const LAYERS_MAX: u64 = 1 << 12;
 /// Any width of a model: embedding, heads, feed-forward. The widest real ones have about 2^17.
 pub const WIDTH_MAX: u64 = 1 << 20;
 
+/// Experts of a layer. The largest real ones have some 500.
+pub const EXPERTS_MAX: u64 = 1 << 12;
+
 /// Entries of a vocabulary.
 pub const VOCABULARY_MAX: u64 = 1 << 24;
 

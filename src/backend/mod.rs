@@ -9,7 +9,7 @@ pub mod reference;
 pub mod split;
 
 use crate::error::Result;
-use crate::plan::{Batch, Op, Plan, Slot};
+use crate::plan::{Batch, Op, Plan, Slot, Weight};
 use crate::types::Tensor;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -260,6 +260,15 @@ pub(crate) fn check(batch: &Batch, plan: &Plan, capacity: Capacity) -> Result<()
     Ok(())
 }
 
+/// The matrices that an op multiplies with.
+fn matrices(op: &Op) -> Vec<Weight> {
+    match op {
+        Op::MatMul { parts, .. } => parts.iter().map(|part| part.weight).collect(),
+        Op::ExpertMatMul { parts, .. } => parts.iter().map(|part| part.weight).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The plan with the wanted matrices in types that kernels are quick with, where that is worth
 /// memory.
 fn in_bytes(
@@ -268,11 +277,7 @@ fn in_bytes(
     threads: usize,
     wanted: fn(&Tensor) -> bool,
 ) -> Arc<Plan> {
-    let weights = plan.ops[ops].iter().filter_map(|op| match op {
-        Op::MatMul { parts, .. } => Some(parts),
-        _ => None,
-    });
-    let mut weights: Vec<usize> = weights.flatten().map(|part| part.weight.0).collect();
+    let mut weights: Vec<usize> = plan.ops[ops].iter().flat_map(matrices).map(|w| w.0).collect();
     weights.retain(|&at| wanted(&plan.weights[at]));
     weights.sort_unstable();
     weights.dedup();

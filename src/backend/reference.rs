@@ -11,7 +11,7 @@ use half::f16;
 use super::{Backend, Capacity, KvFormat, Values, check, uses_cache};
 use crate::error::Result;
 use crate::plan::{
-    Activation, Batch, CacheInfo, Extent, Format, Input, Norm, Op, Pairing, Part, Plan, Slot,
+    Activation, Batch, CacheInfo, ExpertPart, Format, Input, Norm, Op, Pairing, Part, Plan, Slot,
     Transform,
 };
 use crate::transform;
@@ -63,10 +63,7 @@ impl Reference {
     }
 
     fn extent(&self, slot: Slot) -> usize {
-        match self.plan.slots[slot.0].extent {
-            Extent::Tokens => self.rows,
-            Extent::LogitRows => self.logit_rows,
-        }
+        self.plan.slots[slot.0].extent.rows(self.rows, self.logit_rows)
     }
 
     fn vector(&self, norm: Norm) -> Vec<f32> {
@@ -115,6 +112,14 @@ impl Reference {
                     self.mat_mul(&x, self.extent(*input), part);
                 }
             }
+            Op::Route { scores, chosen, shares } => self.route(*scores, *chosen, *shares),
+            Op::ExpertMatMul { input, chosen, parts } => {
+                let x = self.slots[input.0].to_f32();
+                for part in parts {
+                    self.expert_mat_mul(&x, &self.u32(*chosen), part);
+                }
+            }
+            Op::Mix { x, y, shares } => self.mix(*x, *y, *shares),
             Op::Rope { .. } => self.rope(op),
             Op::Attend { .. } => self.attend(op),
             Op::AddNorm { x, y, norm } => {
@@ -189,6 +194,54 @@ impl Reference {
             }
         }
         self.slots[part.out.0] = Values::F32(out);
+    }
+
+    fn route(&mut self, scores: Slot, chosen: Slot, shares: Slot) {
+        let [experts, used] = [scores, chosen].map(|slot| self.plan.slots[slot.0].width);
+        let (mut all_chosen, mut all_shares) = (Vec::new(), Vec::new());
+        for scores in self.f32(scores).chunks_exact(experts) {
+            let mut order: Vec<usize> = (0..experts).collect();
+            // A stable sort: of equal scores the smaller number stays first.
+            order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            order.truncate(used);
+            let score = |&expert: &usize| f64::from(scores[expert]);
+            let powers = order.iter().map(|expert| (score(expert) - score(&order[0])).exp());
+            let powers: Vec<f64> = powers.collect();
+            let total: f64 = powers.iter().sum();
+            all_shares.extend(powers.iter().map(|power| (power / total) as f32));
+            all_chosen.extend(order.iter().map(|&expert| expert as u32));
+        }
+        self.slots[chosen.0] = Values::U32(all_chosen);
+        self.slots[shares.0] = Values::F32(all_shares);
+    }
+
+    fn expert_mat_mul(&mut self, x: &[f32], chosen: &[usize], part: &ExpertPart) {
+        let plan = self.plan.clone();
+        let weight = &plan.weights[part.weight.0];
+        let rows = plan.slots[part.out.0].width;
+        // Choices that share an input.
+        let sharing = chosen.len() * weight.cols / x.len();
+        let mut out = Vec::with_capacity(chosen.len() * rows);
+        for (i, &expert) in chosen.iter().enumerate() {
+            let x = &x[i / sharing * weight.cols..][..weight.cols];
+            let product = |r| dot(&decode(weight, expert * rows + r), x) as f32;
+            out.extend((0..rows).map(product));
+        }
+        self.slots[part.out.0] = Values::F32(out);
+    }
+
+    fn mix(&mut self, x: Slot, y: Slot, shares: Slot) {
+        let [width, used] = [x, shares].map(|slot| self.plan.slots[slot.0].width);
+        let mut sums = self.f32(x).to_vec();
+        let rows = self.f32(shares).chunks_exact(used).zip(self.f32(y).chunks_exact(used * width));
+        for (sum, (shares, y)) in sums.chunks_exact_mut(width).zip(rows) {
+            for (i, sum) in sum.iter_mut().enumerate() {
+                let terms = shares.iter().zip(y.chunks_exact(width));
+                let mixed: f64 = terms.map(|(&share, y)| f64::from(share) * f64::from(y[i])).sum();
+                *sum = (f64::from(*sum) + mixed) as f32;
+            }
+        }
+        self.slots[x.0] = Values::F32(sums);
     }
 
     fn rope(&mut self, op: &Op) {

@@ -83,7 +83,7 @@ fn items(source: &Source, kind: &'static dyn TensorType, keep_stock: bool) -> Re
         Ok(Item {
             name: tensor.name.clone(),
             role,
-            shape: shape(source, tensor),
+            shape: shape(source, tensor, &model),
             rows: tensor.rows,
             cols: tensor.cols,
             source_kind: tensor.kind,

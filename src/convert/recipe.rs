@@ -121,10 +121,13 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
         None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
     };
+    if role.is_of_experts() {
+        refuse_shared_rows(tensor, choice.kind)?;
+    }
     Ok(Item {
         name: tensor.name.clone(),
         role,
-        shape: shape(source, tensor),
+        shape: shape(source, tensor, model),
         rows: tensor.rows,
         cols: tensor.cols,
         source_kind: tensor.kind,
@@ -137,13 +140,27 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
     })
 }
 
-/// As the file has it, the contiguous dimension first; a weight in planes has rows and columns.
-pub(super) fn shape(source: &Source, tensor: &Tensor) -> Vec<u64> {
+/// As the file has it, the contiguous dimension first; that of a weight in planes is the model's.
+pub(super) fn shape(source: &Source, tensor: &Tensor, model: &Model) -> Vec<u64> {
     match source.raw_tensor(&tensor.name) {
         Some(raw) => raw.info.shape.clone(),
-        None if tensor.rows == 1 => vec![tensor.cols as u64],
-        None => vec![tensor.cols as u64, tensor.rows as u64],
+        None => model.shape(tensor).iter().rev().map(|&size| size as u64).collect(),
     }
+}
+
+/// Blocks of rows that share codes are counted from the first row of a weight, and an expert may
+/// begin within one.
+fn refuse_shared_rows(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<()> {
+    let block = kind.row_block();
+    if block == 1 {
+        return Ok(());
+    }
+    let (name, kind) = (&tensor.name, kind.name());
+    let message = format!(
+        "tensor `{name}`: expected a type whose rows have codes of their own, as it holds several \
+         experts, found {kind}, whose blocks of {block} rows share them"
+    );
+    Err(Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type")))
 }
 
 /// What was coded once is not coded again without need: it would lose twice.

@@ -119,6 +119,7 @@ impl Shape {
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
             Dim::GateUp => 2 * self.ffn,
+            Dim::Experts | Dim::ExpertFfn => unreachable!("no shape in the list has experts"),
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.head_len / 2,
         }

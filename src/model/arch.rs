@@ -15,6 +15,7 @@ const DESCRIPTIONS: &[&str] = &[
     include_str!("../../models/phi3.toml"),
     include_str!("../../models/qwen2.toml"),
     include_str!("../../models/qwen3.toml"),
+    include_str!("../../models/qwen3moe.toml"),
     include_str!("../../models/smollm3.toml"),
 ];
 
@@ -126,7 +127,8 @@ pub enum QueryScale {
 pub struct TensorWords {
     /// Its name in GGUF, with `{layer}` for the number.
     pub name: String,
-    /// Its name in a Hugging Face folder, if it is there.
+    /// Its name in a Hugging Face folder, if it is there. With `{expert}` for the number of one, it
+    /// is that of each expert's part.
     pub huggingface: Option<String>,
     /// What the forward pass uses it for.
     pub role: Role,
@@ -175,6 +177,10 @@ pub enum Role {
     FfnGate,
     FfnUp,
     FfnDown,
+    FfnRouter,
+    FfnGateExperts,
+    FfnUpExperts,
+    FfnDownExperts,
     FfnPostNorm,
 }
 
@@ -183,7 +189,9 @@ impl Role {
     pub fn is_layer_matrix(self) -> bool {
         use Role::{AttnK, AttnOutput, AttnQ, AttnV, FfnDown, FfnGate, FfnUp};
         let is_fused = !self.parts().is_empty();
-        is_fused || matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
+        is_fused
+            || self.is_of_experts()
+            || matches!(self, AttnQ | AttnK | AttnV | AttnOutput | FfnGate | FfnUp | FfnDown)
     }
 
     /// Whether it divides the frequencies of RoPE.
@@ -213,6 +221,11 @@ impl Role {
         of_attention || matches!(self, FfnNorm | FfnPostNorm | OutputNorm)
     }
 
+    /// Whether it holds a matrix of every expert, the rows of one after those of another.
+    pub fn is_of_experts(self) -> bool {
+        matches!(self, Role::FfnGateExperts | Role::FfnUpExperts | Role::FfnDownExperts)
+    }
+
     /// Whether it maps tokens to the stream or back.
     pub fn is_vocabulary_matrix(self) -> bool {
         matches!(self, Role::Embedding | Role::Head)
@@ -231,6 +244,8 @@ pub enum Dim {
     HeadLen,
     Ffn,
     GateUp,
+    Experts,
+    ExpertFfn,
     Vocabulary,
     RopePairs,
 }
@@ -277,6 +292,11 @@ impl Arch {
     /// Whether the values that are rotated together are neighbours.
     pub fn pairs_neighbours(&self) -> bool {
         self.pairing() == Pairing::Interleaved
+    }
+
+    /// Whether a router chooses among experts in the feed-forward blocks.
+    pub fn has_experts(&self) -> bool {
+        self.tensors.iter().any(|words| words.role == Role::FfnRouter)
     }
 
     /// The gate's non-linearity.

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 
 use super::arch::{EmbedScale, Role};
+use super::hparams::Experts;
 use super::{Hparams, Model};
 use crate::plan::{
-    CacheInfo, Extent, Format, Input, Norm, Op, Part, Plan, Slot, SlotInfo, Transform, Weight,
+    CacheInfo, ExpertPart, Extent, Format, Input, Norm, Op, Part, Plan, Slot, SlotInfo, Transform,
+    Weight,
 };
 use crate::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, by_name};
 
@@ -41,7 +43,10 @@ pub(super) fn forward(model: &Model, context: usize) -> Plan {
             false => none.expect("made for such layers"),
         };
         build.attention(x, angles, layer);
-        build.feed_forward(x, layer);
+        match hparams.experts {
+            None => build.feed_forward(x, layer),
+            Some(experts) => build.experts(x, experts, layer),
+        }
     }
     build.plan.layers.push(build.plan.ops.len());
     build.head(x);
@@ -72,10 +77,24 @@ impl Model {
     }
 }
 
+/// What sets a slot apart: its name and shape.
+type SlotKey = (&'static str, Extent, usize, Format);
+
+/// What becomes of the products of a linear layer.
+#[derive(Clone, Copy)]
+enum Way {
+    /// They are the output.
+    Set,
+    /// They are added to it.
+    Add,
+    /// They are those of the experts that this slot names, row by row.
+    Chosen(Slot),
+}
+
 struct Build<'a> {
     model: &'a Model,
     plan: Plan,
-    slots: HashMap<(&'static str, usize, Format, bool), Slot>,
+    slots: HashMap<SlotKey, Slot>,
     weights: HashMap<String, Weight>,
 }
 
@@ -110,8 +129,7 @@ impl<'a> Build<'a> {
     /// The slot of this name and shape; layers share them.
     fn slot(&mut self, name: &'static str, extent: Extent, width: usize, format: Format) -> Slot {
         let slots = &mut self.plan.slots;
-        let key = (name, width, format, extent == Extent::LogitRows);
-        *self.slots.entry(key).or_insert_with(|| {
+        *self.slots.entry((name, extent, width, format)).or_insert_with(|| {
             slots.push(SlotInfo { name, extent, width, format });
             Slot(slots.len() - 1)
         })
@@ -182,7 +200,7 @@ impl<'a> Build<'a> {
             (Role::AttnV, Some(Role::AttnVBias), v),
         ];
         let norm = self.norm(Role::AttnNorm, at);
-        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, false);
+        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, Way::Set);
 
         let (positions, sequences) = (self.plan.positions, self.plan.sequences);
         let q_norm = self.norm_if_any(Role::AttnQNorm, at);
@@ -224,9 +242,32 @@ impl<'a> Build<'a> {
         let up = self.float("up", Extent::Tokens, self.model.hparams.ffn);
         let norm = self.norm(Role::FfnNorm, at);
         let outputs = [(Role::FfnGate, None, gate), (Role::FfnUp, None, up)];
-        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, false);
+        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, Way::Set);
         let input = Input::Gated { gate, up, activation: self.model.arch.activation() };
         self.residual(input, x, (Role::FfnDown, None), Role::FfnPostNorm, layer);
+    }
+
+    /// The feed-forward block of each expert that the router chooses, mixed by its shares.
+    fn experts(&mut self, x: Slot, Experts { count, used, ffn }: Experts, layer: usize) {
+        let at = Some(layer);
+        let norm = self.norm(Role::FfnNorm, at);
+        let scores = self.float("scores", Extent::Tokens, count);
+        let outputs = [(Role::FfnRouter, None, scores)];
+        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, Way::Set);
+        let chosen = self.slot("chosen", Extent::Tokens, used, Format::U32);
+        let shares = self.float("shares", Extent::Tokens, used);
+        self.plan.ops.push(Op::Route { scores, chosen, shares });
+
+        let each = Extent::Chosen(used);
+        let gate = self.float("gate", each, ffn);
+        let up = self.float("up", each, ffn);
+        let outputs = [(Role::FfnGateExperts, None, gate), (Role::FfnUpExperts, None, up)];
+        self.linear(Input::Rows(x), Some(norm), None, &outputs, at, Way::Chosen(chosen));
+        let input = Input::Gated { gate, up, activation: self.model.arch.activation() };
+        let y = self.float("expert_out", each, self.model.hparams.embed);
+        let outputs = [(Role::FfnDownExperts, None, y)];
+        self.linear(input, None, None, &outputs, at, Way::Chosen(chosen));
+        self.plan.ops.push(Op::Mix { x, y, shares });
     }
 
     /// `x += matrix * input`, or `x += norm(matrix * input)` where the model has such a norm.
@@ -239,10 +280,10 @@ impl<'a> Build<'a> {
         layer: usize,
     ) {
         match self.norm_if_any(post_norm, Some(layer)) {
-            None => self.linear(input, None, None, &[(matrix, bias, x)], Some(layer), true),
+            None => self.linear(input, None, None, &[(matrix, bias, x)], Some(layer), Way::Add),
             Some(norm) => {
                 let y = self.float("block_out", Extent::Tokens, self.model.hparams.embed);
-                self.linear(input, None, None, &[(matrix, bias, y)], Some(layer), false);
+                self.linear(input, None, None, &[(matrix, bias, y)], Some(layer), Way::Set);
                 self.plan.ops.push(Op::AddNorm { x, y, norm });
             }
         }
@@ -254,7 +295,7 @@ impl<'a> Build<'a> {
         let role = if tied { Role::Embedding } else { Role::Head };
         let (rows, logits) = (self.plan.logit_rows, self.plan.logits);
         let outputs = [(role, None, logits)];
-        self.linear(Input::Rows(x), Some(norm), Some(rows), &outputs, None, false);
+        self.linear(Input::Rows(x), Some(norm), Some(rows), &outputs, None, Way::Set);
         if let Some(cap) = self.model.hparams.final_soft_cap {
             self.plan.ops.push(Op::SoftCap { x: logits, cap });
         }
@@ -268,13 +309,14 @@ impl<'a> Build<'a> {
         rows: Option<Slot>,
         outputs: &[(Role, Option<Role>, Slot)],
         layer: Option<usize>,
-        add: bool,
+        way: Way,
     ) {
         let mut shared: Vec<(Basis, Format, &Tensor, Vec<Part>)> = Vec::new();
         for &(role, bias, out) in outputs {
             let tensor = self.tensor(role, layer);
             let bias = bias.and_then(|role| self.model.tensors.get(role, layer));
             let bias = bias.map(|tensor| self.weight(tensor));
+            let add = matches!(way, Way::Add);
             let part = Part { weight: self.weight(tensor), bias, add, out };
             let format = activation_format(tensor);
             let same = |(basis, other, first, _): &(Basis, Format, &Tensor, Vec<Part>)| {
@@ -288,7 +330,12 @@ impl<'a> Build<'a> {
         for (_, format, tensor, parts) in shared {
             let transform = self.transform(tensor);
             let input = self.prepare(input, rows, norm, transform, format, tensor.cols);
-            self.plan.ops.push(Op::MatMul { input, parts });
+            self.plan.ops.push(match way {
+                Way::Set | Way::Add => Op::MatMul { input, parts },
+                Way::Chosen(chosen) => {
+                    Op::ExpertMatMul { input, chosen, parts: of_experts(&parts) }
+                }
+            });
         }
     }
 
@@ -306,11 +353,21 @@ impl<'a> Build<'a> {
         {
             return slot; // Nothing to prepare.
         }
-        let extent = if rows.is_some() { Extent::LogitRows } else { Extent::Tokens };
+        let extent = match (rows, input) {
+            (Some(_), _) => Extent::LogitRows,
+            (None, Input::Rows(slot) | Input::Gated { gate: slot, .. }) => {
+                self.plan.slots[slot.0].extent
+            }
+        };
         let out = self.slot("prepared", extent, width, format);
         self.plan.ops.push(Op::Prepare { input, rows, norm, transform, out });
         out
     }
+}
+
+/// Experts have no biases.
+fn of_experts(parts: &[Part]) -> Vec<ExpertPart> {
+    parts.iter().map(|&Part { weight, out, .. }| ExpertPart { weight, out }).collect()
 }
 
 /// What the kernels of a weight multiply it with.

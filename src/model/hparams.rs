@@ -26,8 +26,10 @@ pub struct Hparams {
     pub kv_heads: usize,
     /// Values per head.
     pub head_len: usize,
-    /// Width inside the feed-forward block.
+    /// Width inside the feed-forward block; not of experts.
     pub ffn: usize,
+    /// The experts of the feed-forward blocks, where there are any.
+    pub experts: Option<Experts>,
     /// Tokens.
     pub vocabulary: usize,
     /// Tokens the model was trained to see at once.
@@ -56,6 +58,17 @@ pub struct Hparams {
     pub attn_soft_cap: Option<f32>,
     /// Bound of the logits.
     pub final_soft_cap: Option<f32>,
+}
+
+/// The experts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many are chosen for a token.
+    pub used: usize,
+    /// Width inside one.
+    pub ffn: usize,
 }
 
 impl Hparams {
@@ -93,17 +106,16 @@ impl Hparams {
                 arch.name
             );
         }
-        let rope_len = width_or("rope.dimension_count", head_len)?;
-        if rope_len > head_len || rope_len % 2 != 0 {
-            bail!(
-                "{}.rope.dimension_count: expected an even number up to {head_len}, found \
-                 {rope_len}",
-                arch.name
-            );
-        }
+        let rope_len = keys.rope_len(head_len)?;
         let per_head = match arch.block.query_scale {
             QueryScale::HeadLen if layers != arch.block.query_scale_layers => head_len,
             QueryScale::HeadLen | QueryScale::EmbedPerHead => head_default,
+        };
+        let experts = arch.has_experts().then(|| keys.experts()).transpose()?;
+        let ffn = match experts {
+            // No tensor has this width, and not every file says it.
+            Some(experts) => width_or("feed_forward_length", experts.ffn)?,
+            None => width("feed_forward_length")?,
         };
         let window = keys.optional_or_zero("attention.sliding_window", limits::CONTEXT_MAX)?;
         let window = window.filter(|&cells| cells > 0 && arch.block.global_every != 1);
@@ -113,7 +125,8 @@ impl Hparams {
             heads,
             kv_heads,
             head_len,
-            ffn: width("feed_forward_length")?,
+            ffn,
+            experts,
             vocabulary: vocabulary(source)?,
             context: keys.required("context_length", limits::CONTEXT_MAX)?,
             epsilon: keys.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
@@ -143,6 +156,8 @@ impl Hparams {
             Dim::HeadLen => self.head_len,
             Dim::Ffn => self.ffn,
             Dim::GateUp => 2 * self.ffn,
+            Dim::Experts => self.experts.map_or(0, |experts| experts.count),
+            Dim::ExpertFfn => self.experts.map_or(0, |experts| experts.ffn),
             Dim::Vocabulary => self.vocabulary,
             Dim::RopePairs => self.rope_len / 2,
         }
@@ -210,6 +225,24 @@ impl Keys<'_> {
     fn required(&self, key: &str, max: u64) -> Result<usize> {
         let missing = || Error::new(format!("{}.{key} is missing", self.arch));
         self.optional(key, max)?.ok_or_else(missing)
+    }
+
+    fn rope_len(&self, head_len: usize) -> Result<usize> {
+        let key = "rope.dimension_count";
+        let len = self.optional(key, limits::WIDTH_MAX)?.unwrap_or(head_len);
+        if len > head_len || len % 2 != 0 {
+            bail!("{}.{key}: expected an even number up to {head_len}, found {len}", self.arch);
+        }
+        Ok(len)
+    }
+
+    fn experts(&self) -> Result<Experts> {
+        let count = self.required("expert_count", limits::EXPERTS_MAX)?;
+        Ok(Experts {
+            count,
+            used: self.required("expert_used_count", count as u64)?,
+            ffn: self.required("expert_feed_forward_length", limits::WIDTH_MAX)?,
+        })
     }
 
     fn float(&self, key: &str) -> Result<Option<f32>> {

@@ -45,6 +45,18 @@ impl Model {
         Model { arch, hparams, tensors: self.tensors.with(tensors) }
     }
 
+    /// The shape of one of its tensors, outputs first: of a weight of experts (experts, outputs,
+    /// inputs), where [`Tensor`] has the rows of all experts.
+    ///
+    /// # Panics
+    /// If the tensor is another model's.
+    pub fn shape(&self, tensor: &Tensor) -> Vec<usize> {
+        let (role, _) = self.tensors.place(&tensor.name).expect("a tensor of this model");
+        let words = self.arch.tensors.iter().find(|words| words.role == role);
+        let words = words.expect("a role that the description has");
+        words.shape.iter().map(|&dim| self.hparams.dim(dim)).collect()
+    }
+
     /// The forward pass, for texts within the context that the model was first trained on.
     pub fn plan(&self) -> Plan {
         self.plan_for(0)

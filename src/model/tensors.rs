@@ -96,12 +96,25 @@ fn claim(
         }
     };
     let expected: Vec<usize> = words.shape.iter().map(|&dim| hparams.dim(dim)).collect();
-    let found = match expected.len() {
-        1 if tensor.rows == 1 => vec![tensor.cols],
+    let found = match expected[..] {
+        [_] if tensor.rows == 1 => vec![tensor.cols],
+        [experts, ..] if expected.len() == 3 => of_experts(&tensor, experts, source),
         _ => vec![tensor.rows, tensor.cols],
     };
     if found != expected {
         bail!("tensor `{name}`: expected shape {expected:?}, found {found:?} (outputs first)");
     }
     Ok(Some(tensor))
+}
+
+/// The shape of a weight that holds a matrix per expert: as the file has it, where the file has the
+/// weight whole. Planes and folders have the rows of all experts one after the other.
+fn of_experts(tensor: &Tensor, experts: usize, source: &Source) -> Vec<usize> {
+    match source.raw_tensor(&tensor.name) {
+        Some(raw) => raw.info.shape.iter().rev().map(|&size| size as usize).collect(),
+        None if tensor.rows.is_multiple_of(experts) => {
+            vec![experts, tensor.rows / experts, tensor.cols]
+        }
+        None => vec![tensor.rows, tensor.cols],
+    }
 }

@@ -6,7 +6,7 @@
 
 mod op;
 
-pub use op::{Activation, Input, Norm, Op, Pairing, Part, Transform};
+pub use op::{Activation, ExpertPart, Input, Norm, Op, Pairing, Part, Transform};
 
 use crate::types::Tensor;
 
@@ -19,12 +19,25 @@ pub struct Slot(pub usize);
 pub struct Weight(pub usize);
 
 /// How many rows a slot has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Extent {
     /// One per row of the batch.
     Tokens,
     /// One per row that asks for logits.
     LogitRows,
+    /// So many per row of the batch, one after the other: one per expert chosen for it.
+    Chosen(usize),
+}
+
+impl Extent {
+    /// Rows of a slot, of a batch of `tokens` rows of which `logit_rows` ask for logits.
+    pub fn rows(self, tokens: usize, logit_rows: usize) -> usize {
+        match self {
+            Extent::Tokens => tokens,
+            Extent::LogitRows => logit_rows,
+            Extent::Chosen(count) => tokens * count,
+        }
+    }
 }
 
 /// How the values of a slot are stored.
@@ -86,6 +99,13 @@ pub struct Plan {
     pub logit_rows: Slot,
     /// `(LogitRows, vocabulary)` F32, the result.
     pub logits: Slot,
+}
+
+impl Plan {
+    /// Whether an op chooses experts by row: what only some backends run.
+    pub fn has_experts(&self) -> bool {
+        self.ops.iter().any(Op::is_of_experts)
+    }
 }
 
 /// The rows of one run of a plan.

@@ -52,6 +52,37 @@ pub enum Op {
         /// The matrices that share this input.
         parts: Vec<Part>,
     },
+    /// Chooses `n` experts for each row, `n` being the width of `chosen`: those of the largest
+    /// scores, largest first, of equal ones the one of the smaller number first.
+    /// `shares[t] = softmax(scores[t] at chosen[t])`: the softmax over all experts, the chosen
+    /// ones' shares divided by their sum.
+    Route {
+        /// `(Tokens, experts)` F32.
+        scores: Slot,
+        /// `(Tokens, n)` U32, below the number of experts.
+        chosen: Slot,
+        /// `(Tokens, n)` F32, of sum 1.
+        shares: Slot,
+    },
+    /// `part.out[t * n + i] = expert chosen[t][i] of part.weight * input[t]`, for every part; of
+    /// `input[t * n + i]` where each chosen expert has an input of its own.
+    ExpertMatMul {
+        /// `(Tokens, cols)` or `(Chosen(n), cols)`, prepared.
+        input: Slot,
+        /// `(Tokens, n)` U32, as [`Op::Route`] leaves it.
+        chosen: Slot,
+        /// The matrices of experts that share this input.
+        parts: Vec<ExpertPart>,
+    },
+    /// `x[t] += sum over i of shares[t][i] * y[t * n + i]`.
+    Mix {
+        /// `(Tokens, width)` F32, in place.
+        x: Slot,
+        /// `(Chosen(n), width)` F32.
+        y: Slot,
+        /// `(Tokens, n)` F32.
+        shares: Slot,
+    },
     /// Rotates queries and keys by position, after a norm of each head where the model has one, and
     /// writes keys and values to the cache.
     Rope {
@@ -126,6 +157,9 @@ impl Op {
             Op::Angles { .. } => "angles",
             Op::Prepare { .. } => "prepare",
             Op::MatMul { .. } => "mat_mul",
+            Op::Route { .. } => "route",
+            Op::ExpertMatMul { .. } => "expert_mat_mul",
+            Op::Mix { .. } => "mix",
             Op::Rope { .. } => "rope",
             Op::Attend { .. } => "attend",
             Op::AddNorm { .. } => "add_norm",
@@ -150,6 +184,9 @@ impl Op {
                 let sums = parts.iter().filter(|part| part.add).map(|part| part.out);
                 [*input].into_iter().chain(sums).collect()
             }
+            Op::Route { scores, .. } => vec![*scores],
+            Op::ExpertMatMul { input, chosen, .. } => vec![*input, *chosen],
+            Op::Mix { x, y, shares } => vec![*x, *y, *shares],
             Op::Rope { q, k, v, angles, positions, sequences, .. } => {
                 vec![*q, *k, *v, *angles, *positions, *sequences]
             }
@@ -167,9 +204,17 @@ impl Op {
             | Op::Angles { .. }
             | Op::Prepare { .. }
             | Op::MatMul { .. }
+            | Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::Mix { .. }
             | Op::AddNorm { .. }
             | Op::SoftCap { .. } => None,
         }
+    }
+
+    /// Whether it chooses experts, or runs those that were chosen.
+    pub fn is_of_experts(&self) -> bool {
+        matches!(self, Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. })
     }
 
     /// The slots that the op writes.
@@ -180,8 +225,10 @@ impl Op {
             | Op::Prepare { out, .. }
             | Op::Attend { out, .. } => vec![*out],
             Op::MatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
+            Op::Route { chosen, shares, .. } => vec![*chosen, *shares],
+            Op::ExpertMatMul { parts, .. } => parts.iter().map(|part| part.out).collect(),
             Op::Rope { q, k, .. } => vec![*q, *k],
-            Op::AddNorm { x, .. } | Op::SoftCap { x, .. } => vec![*x],
+            Op::Mix { x, .. } | Op::AddNorm { x, .. } | Op::SoftCap { x, .. } => vec![*x],
         }
     }
 }
@@ -191,7 +238,7 @@ impl Op {
 pub enum Input {
     /// `(Tokens, width)` F32.
     Rows(Slot),
-    /// `activation(gate) * up`, both `(Tokens, width)` F32.
+    /// `activation(gate) * up`, both `(Tokens, width)` or `(Chosen(n), width)` F32.
     Gated {
         /// Goes through the activation.
         gate: Slot,
@@ -239,6 +286,15 @@ pub struct Part {
     /// Whether the product is added to what `out` holds: the residual stream.
     pub add: bool,
     /// `(rows of the input, rows of the weight)` F32.
+    pub out: Slot,
+}
+
+/// The matrices of all experts of an [`Op::ExpertMatMul`].
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertPart {
+    /// `(experts * rows, cols)`: the rows of one expert after those of another.
+    pub weight: Weight,
+    /// `(Chosen(n), rows)` F32.
     pub out: Slot,
 }
 

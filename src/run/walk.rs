@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Capacity, KvFormat, Values};
 use crate::bail;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::model::Model;
 use crate::plan::{Batch, Op, Part, Plan, Slot};
 use crate::run::Options;
@@ -61,7 +61,7 @@ impl<'a> Walk<'a> {
     /// without a name in `folder`.
     ///
     /// # Errors
-    /// If there are no windows, or the file cannot be written.
+    /// If there are no windows, the model has experts, or the file cannot be written.
     pub fn new(
         model: &'a Model,
         options: &'a Options,
@@ -74,6 +74,7 @@ impl<'a> Walk<'a> {
             bail!("calibration: expected windows of one length, found none or others");
         }
         let plan = Arc::new(model.plan());
+        refuse_experts(&plan)?;
         let x = stream(&plan);
         let width = plan.slots[x.0].width;
         let states = States::new(windows.len(), len * width, limit, folder)?;
@@ -157,7 +158,7 @@ pub struct Heard {
 /// Everything that a walk comes by, in order.
 ///
 /// # Errors
-/// None today: making a plan of weights without bytes cannot fail.
+/// If the model has experts.
 pub fn heard(model: &Model) -> Result<Vec<Heard>> {
     let plan = floats(model, |_| true, shell)?;
     let mut all = Vec::new();
@@ -181,6 +182,9 @@ pub fn heard(model: &Model) -> Result<Vec<Heard>> {
             Op::Embed { .. }
             | Op::Angles { .. }
             | Op::Prepare { .. }
+            | Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::Mix { .. }
             | Op::Attend { .. }
             | Op::AddNorm { .. }
             | Op::SoftCap { .. } => {}
@@ -255,17 +259,32 @@ pub(crate) fn batch(window: &[u32], rows: Range<usize>) -> Batch {
     batch
 }
 
+/// Refuses a model with experts, whose inputs are other rows for every expert: nothing listens to
+/// them yet, or finds the way back through them.
+///
+/// # Errors
+/// If the model has experts.
+pub fn refuse_experts(plan: &Plan) -> Result<()> {
+    if !plan.has_experts() {
+        return Ok(());
+    }
+    let message = "calibration: expected a model without experts, found one with experts";
+    let hint = "they are converted without --calibrate, --bits, --size and --fine-tune";
+    Err(Error::new(message).with_hint(hint))
+}
+
 /// The plan of a model in which `make` replaced the matrices of the wanted layers; the number of
 /// layers stands for the head.
 ///
 /// # Errors
-/// If `make` fails.
+/// If `make` fails, or the model has experts.
 pub(crate) fn floats(
     model: &Model,
     wanted: impl Fn(usize) -> bool,
     make: fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Plan> {
     let plan = model.plan();
+    refuse_experts(&plan)?;
     let layers = plan.layers.len() - 1;
     let mut replaced = HashMap::new();
     for layer in (0..=layers).filter(|&layer| wanted(layer)) {

@@ -36,7 +36,8 @@ fn number(parts: &mut Parts, key: &str, value: u64) {
 fn architectures() {
     check(&[(
         |parts| parts.set("general.architecture", Value::String("mamba".to_string())),
-        ": unknown architecture `mamba`, expected gemma3, llama, phi3, qwen2, qwen3, smollm3",
+        ": unknown architecture `mamba`, expected gemma3, llama, phi3, qwen2, qwen3, qwen3moe, \
+         smollm3",
     )]);
 }
 

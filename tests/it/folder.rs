@@ -28,7 +28,7 @@ pub(crate) struct Folder {
 }
 
 /// GGUF's name of a tensor without its layer: that of `transformers`.
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 21] = [
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
@@ -46,6 +46,10 @@ const NAMES: [(&str, &str); 17] = [
     ("ffn_down", "mlp.down_proj"),
     ("post_attention_norm", "post_attention_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
+    ("ffn_gate_inp", "mlp.gate"),
+    ("ffn_gate_exps", "mlp.experts.{expert}.gate_proj"),
+    ("ffn_up_exps", "mlp.experts.{expert}.up_proj"),
+    ("ffn_down_exps", "mlp.experts.{expert}.down_proj"),
 ];
 
 /// `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`.
@@ -78,6 +82,9 @@ impl Folder {
             "architectures": [class],
             "hidden_size": number("embedding_length"),
             "intermediate_size": number("feed_forward_length"),
+            "num_experts": number("expert_count"),
+            "num_experts_per_tok": number("expert_used_count"),
+            "moe_intermediate_size": number("expert_feed_forward_length"),
             "num_hidden_layers": number("block_count"),
             "num_attention_heads": number("attention.head_count"),
             "num_key_value_heads": number("attention.head_count_kv"),
@@ -113,6 +120,7 @@ impl Folder {
             let name = their_name(&part.name, has_post_norms, is_fused);
             Stored { name, dtype: part.kind.name, shape, bytes }
         });
+        let tensors = tensors.flat_map(by_expert);
         Folder {
             tensors: tensors.collect(),
             tokenizer: tokenizer(&parts.metadata),
@@ -168,6 +176,19 @@ impl Folder {
         write_json(folder, "tokenizer.json", &self.tokenizer);
         write_json(folder, "tokenizer_config.json", &self.tokenizer_config);
     }
+}
+
+/// The matrices of experts one by one, as folders have them.
+fn by_expert(tensor: Stored) -> Vec<Stored> {
+    let [experts, rows, cols] = tensor.shape[..] else { return vec![tensor] };
+    let parts = tensor.bytes.chunks_exact(tensor.bytes.len() / experts).enumerate();
+    let one = |(expert, bytes): (usize, &[u8])| Stored {
+        name: tensor.name.replace("{expert}", &expert.to_string()),
+        dtype: tensor.dtype,
+        shape: vec![rows, cols],
+        bytes: bytes.to_vec(),
+    };
+    parts.map(one).collect()
 }
 
 pub(crate) fn write_json(folder: &Path, name: &str, value: &Json) {

@@ -142,6 +142,7 @@ fn plain_folders_are_their_gguf_files() {
                 "no_rope_layers": [1, 1, 1, 0, 1], "use_sliding_window": false,
             }),
         ),
+        ("qwen3moe", "Qwen3MoeForCausalLM", &json!({"norm_topk_prob": true})),
     ] {
         let (folder, out) = (Scratch::new(), Scratch::new());
         let mut made = Folder::of(name, class, more.clone());
@@ -533,7 +534,8 @@ fn wrong_configurations() {
                 |folder| folder.config["architectures"] = json!(["MambaForCausalLM"]),
                 "/config.json: unknown class `MambaForCausalLM`, expected Gemma3ForCausalLM, \
                  Gemma3ForConditionalGeneration, LlamaForCausalLM, MistralForCausalLM, \
-                 Phi3ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, SmolLM3ForCausalLM",
+                 Phi3ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, \
+                 SmolLM3ForCausalLM",
             ),
             (
                 |folder| folder.config["num_attention_heads"] = json!("four"),

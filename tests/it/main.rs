@@ -8,6 +8,7 @@ mod compare;
 mod cpu;
 mod devices;
 mod download;
+mod experts;
 mod export;
 mod fine_tune;
 mod folder;

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cells::Cells;
+use super::experts::Gathered;
 use super::{State, Worker};
-use crate::backend::Capacity;
-use crate::plan::{Extent, Format, Op, Part, Plan, Slot};
+use crate::backend::{Capacity, matrices};
+use crate::plan::{Format, Op, Part, Plan, Slot};
 use crate::simd::Level;
 use crate::types::dot::{
     self, COLUMNS_MAX, Columns, Lookup, Output, Packing, Panel, ROWS_MAX, Scratch,
@@ -19,16 +20,17 @@ const PIECES: usize = 8;
 /// What the matrices need beside the plan.
 pub(super) struct MatMul {
     /// By weight; empty for what is no matrix.
-    lookups: Vec<Lookup>,
+    pub(super) lookups: Vec<Lookup>,
     /// The columns of a batch in tiles, for all workers.
     packed: Cells<u32>,
     /// By worker.
     locals: Vec<Mutex<Local>>,
 }
 
-struct Local {
-    scratch: Scratch,
+pub(super) struct Local {
+    pub(super) scratch: Scratch,
     panel: Panel,
+    pub(super) gathered: Gathered,
 }
 
 impl MatMul {
@@ -43,20 +45,16 @@ impl MatMul {
         let mut known: HashMap<(*const u8, u32), Lookup> = HashMap::new();
         let (mut packed, mut cols, mut panel) = (0, 0, [0, 0]);
         for op in &plan.ops[ops] {
-            let Op::MatMul { input, parts } = op else { continue };
-            let slot = &plan.slots[input.0];
-            for part in parts {
+            for at in matrices(op) {
                 // Weights with one table share what is made of it, so that it stays in the cache.
-                let weight = &plan.weights[part.weight.0];
+                let weight = &plan.weights[at.0];
                 let lookup = known.entry((weight.table.as_ptr(), weight.kind.id()));
-                lookups[part.weight.0] =
-                    lookup.or_insert_with(|| Lookup::new(weight, level)).clone();
+                lookups[at.0] = lookup.or_insert_with(|| Lookup::new(weight, level)).clone();
+                cols = weight.cols.max(cols);
             }
-            cols = slot.width.max(cols);
-            let rows = match slot.extent {
-                Extent::Tokens => capacity.rows,
-                Extent::LogitRows => capacity.logit_rows,
-            };
+            let Op::MatMul { input, .. } = op else { continue };
+            let slot = &plan.slots[input.0];
+            let rows = slot.extent.rows(capacity.rows, capacity.logit_rows);
             if rows > COLUMNS_MAX {
                 let int8 = matches!(slot.format, Format::Int8 { .. });
                 let packing = Packing::new(level, slot.width, int8);
@@ -65,13 +63,16 @@ impl MatMul {
             }
         }
         let [floats, ints] = panel;
-        let local =
-            || Local { scratch: Scratch::new(cols), panel: Panel::new(level, floats, ints) };
+        let local = || Local {
+            scratch: Scratch::new(cols),
+            panel: Panel::new(level, floats, ints),
+            gathered: Gathered::default(),
+        };
         let locals = (0..threads).map(|_| Mutex::new(local())).collect();
         MatMul { lookups, packed: Cells::new(packed), locals }
     }
 
-    fn local(&self, worker: &Worker) -> MutexGuard<'_, Local> {
+    pub(super) fn local(&self, worker: &Worker) -> MutexGuard<'_, Local> {
         // What a panic left behind is overwritten before it is read.
         self.locals[worker.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,6 +201,6 @@ impl State {
     }
 }
 
-fn least_common_multiple(a: usize, b: usize) -> usize {
+pub(super) fn least_common_multiple(a: usize, b: usize) -> usize {
     (a..).step_by(a).find(|multiple| multiple.is_multiple_of(b)).expect("their product is one")
 }

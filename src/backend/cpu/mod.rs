@@ -7,6 +7,7 @@
 mod attend;
 mod cache;
 mod cells;
+mod experts;
 mod mat_mul;
 mod pool;
 mod rope;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use super::{Backend, Capacity, Values, check, in_bytes, uses_cache};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::plan::{Batch, CacheInfo, Extent, Format, Op, Plan, Slot, Transform, Weight};
+use crate::plan::{Batch, CacheInfo, Format, Op, Plan, Slot, Transform, Weight};
 use crate::simd::Level;
 use crate::types::SUB;
 use crate::types::dot::{self, Columns, FloatColumns, Int8Columns};
@@ -223,6 +224,13 @@ impl State {
                     self.prepare(worker, *input, *rows, *norm, *transform, *out);
                 }
                 Op::MatMul { input, parts } => self.mat_mul(worker, *input, parts),
+                Op::Route { scores, chosen, shares } => {
+                    self.route(worker, *scores, *chosen, *shares);
+                }
+                Op::ExpertMatMul { input, chosen, parts } => {
+                    self.expert_mat_mul(worker, *input, *chosen, parts);
+                }
+                Op::Mix { x, y, shares } => self.mix(worker, *x, *y, *shares),
                 Op::Rope { .. } => self.rope(worker, op),
                 Op::Attend { .. } => self.attend(worker, op),
                 Op::AddNorm { x, y, norm } => self.add_norm(worker, *x, *y, *norm),
@@ -232,10 +240,7 @@ impl State {
     }
 
     fn extent(&self, slot: Slot) -> usize {
-        match self.plan.slots[slot.0].extent {
-            Extent::Tokens => self.rows,
-            Extent::LogitRows => self.logit_rows,
-        }
+        self.plan.slots[slot.0].extent.rows(self.rows, self.logit_rows)
     }
 
     fn width(&self, slot: Slot) -> usize {
@@ -249,14 +254,18 @@ impl State {
         }
     }
 
+    fn cells(&self, slot: Slot) -> &Cells<u32> {
+        match &self.slots[slot.0] {
+            Memory::U32(cells) => cells,
+            Memory::F32(_) | Memory::Int8(_) => panic!("slot {} has no indices", slot.0),
+        }
+    }
+
     /// # Safety
     /// Nobody may write the slot meanwhile.
     unsafe fn indices(&self, slot: Slot) -> &[u32] {
-        match &self.slots[slot.0] {
-            // SAFETY: as the caller vouches.
-            Memory::U32(cells) => unsafe { cells.get(0..self.extent(slot)) },
-            Memory::F32(_) | Memory::Int8(_) => panic!("slot {} has no indices", slot.0),
-        }
+        // SAFETY: as the caller vouches.
+        unsafe { self.cells(slot).get(0..self.extent(slot) * self.width(slot)) }
     }
 
     /// The rows of a slot, as the kernels want them.
@@ -298,10 +307,7 @@ impl State {
 
 impl Memory {
     fn new(slot: &crate::plan::SlotInfo, capacity: Capacity) -> Memory {
-        let rows = match slot.extent {
-            Extent::Tokens => capacity.rows,
-            Extent::LogitRows => capacity.logit_rows,
-        };
+        let rows = slot.extent.rows(capacity.rows, capacity.logit_rows);
         match slot.format {
             Format::U32 => Memory::U32(Cells::new(rows * slot.width)),
             Format::F32 => Memory::F32(Cells::new(rows * slot.width)),
@@ -370,7 +376,12 @@ fn vectors(plan: &Plan, ops: Range<usize>) -> Vec<Vec<f32>> {
                 [q_norm, k_norm].into_iter().flatten().for_each(|norm| take(norm.weight));
             }
             Op::AddNorm { norm, .. } => take(norm.weight),
-            Op::Embed { .. } | Op::Attend { .. } | Op::SoftCap { .. } => {}
+            Op::Embed { .. }
+            | Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::Mix { .. }
+            | Op::Attend { .. }
+            | Op::SoftCap { .. } => {}
         }
     }
     vectors
@@ -380,19 +391,20 @@ fn vectors(plan: &Plan, ops: Range<usize>) -> Vec<Vec<f32>> {
 fn refuse(plan: &Plan, op: &Op) -> Result<()> {
     match op {
         Op::MatMul { input, parts } => {
-            let slot = &plan.slots[input.0];
-            let group = match slot.format {
-                Format::Int8 { group } => Some(group),
-                Format::F32 => None,
-                Format::U32 => bail!("expected activations, found indices"),
-            };
             for part in parts {
-                let weight = &plan.weights[part.weight.0];
-                if weight.cols != slot.width {
-                    bail!("{}: expected {} inputs, found {}", weight.name, slot.width, weight.cols);
-                }
-                if let Some(reason) = dot::refusal(weight, group) {
-                    bail!("{}: {reason}", weight.name);
+                refuse_matrix(plan, *input, part.weight)?;
+            }
+        }
+        Op::ExpertMatMul { input, parts, .. } => {
+            for part in parts {
+                refuse_matrix(plan, *input, part.weight)?;
+                let (weight, rows) = (&plan.weights[part.weight.0], plan.slots[part.out.0].width);
+                let block = weight.kind.row_block();
+                if !rows.is_multiple_of(block) {
+                    bail!(
+                        "{}: expected experts with a multiple of {block} rows, found {rows}",
+                        weight.name
+                    );
                 }
             }
         }
@@ -415,9 +427,28 @@ fn refuse(plan: &Plan, op: &Op) -> Result<()> {
         }
         Op::Embed { .. }
         | Op::Angles { .. }
+        | Op::Route { .. }
+        | Op::Mix { .. }
         | Op::Rope { .. }
         | Op::AddNorm { .. }
         | Op::SoftCap { .. } => {}
     }
     Ok(())
+}
+
+/// Fails if the kernels cannot multiply an input with a matrix.
+fn refuse_matrix(plan: &Plan, input: Slot, weight: Weight) -> Result<()> {
+    let (slot, weight) = (&plan.slots[input.0], &plan.weights[weight.0]);
+    let group = match slot.format {
+        Format::Int8 { group } => Some(group),
+        Format::F32 => None,
+        Format::U32 => bail!("expected activations, found indices"),
+    };
+    if weight.cols != slot.width {
+        bail!("{}: expected {} inputs, found {}", weight.name, slot.width, weight.cols);
+    }
+    match dot::refusal(weight, group) {
+        Some(reason) => bail!("{}: {reason}", weight.name),
+        None => Ok(()),
+    }
 }

@@ -98,10 +98,7 @@ pub(super) fn form(
     logit_rows: usize,
 ) -> Form {
     let op = &plan.ops[at];
-    let rows = match plan.slots[op.writes()[0].0].extent {
-        Extent::Tokens => rows,
-        Extent::LogitRows => logit_rows,
-    };
+    let rows = plan.slots[op.writes()[0].0].extent.rows(rows, logit_rows);
     let fuses = |attend: usize| {
         ops.contains(&attend) && ops.contains(&(attend + 1)) && is_prepared(plan, attend)
     };
@@ -246,6 +243,9 @@ pub(super) fn upload(
             vectors.extend([q_norm, k_norm].into_iter().flatten().map(|norm| norm.weight));
         }
         Op::AddNorm { norm, .. } => vectors.push(norm.weight),
+        Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. } => {
+            unreachable!("refused when the plan is loaded")
+        }
         Op::Attend { .. } | Op::SoftCap { .. } => {}
     }
     for vector in vectors {
@@ -334,6 +334,7 @@ pub(super) fn rows_of(core: &Core, slot: Slot, per: usize) -> Count {
     match core.plan.slots[slot.0].extent {
         Extent::Tokens => Count::Rows(per),
         Extent::LogitRows => Count::LogitRows(per),
+        Extent::Chosen(_) => unreachable!("refused when the plan is loaded"),
     }
 }
 
@@ -366,6 +367,9 @@ pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
             vec![prepare(core, *input, *rows, *norm, *transform, *out, attend)]
         }
         Op::MatMul { input, parts } => mat_mul::steps(core, *input, parts, form),
+        Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. } => {
+            unreachable!("refused when the plan is loaded")
+        }
         Op::Rope { .. } => vec![attention::rope(core, op)],
         Op::Attend { .. } => attention::attend(core, op, form),
         Op::AddNorm { x, y, norm } => vec![add_norm(core, *x, *y, *norm)],

@@ -131,6 +131,7 @@ fn common(
     let extent = match info.extent {
         Extent::Tokens => "extent_tokens",
         Extent::LogitRows => "extent_logit_rows",
+        Extent::Chosen(_) => unreachable!("refused when the plan is loaded"),
     };
     let dot = if core.device.mask.packed_dot { "dot_packed" } else { "dot_float" };
     let choices = Choices::default()

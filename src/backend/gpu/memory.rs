@@ -52,10 +52,7 @@ pub(super) fn weight_buffer(device: &Device, label: &str, bytes: usize) -> wgpu:
 
 /// Rows of a slot at most.
 fn rows(extent: Extent, capacity: Capacity) -> usize {
-    match extent {
-        Extent::Tokens => capacity.rows,
-        Extent::LogitRows => capacity.logit_rows,
-    }
+    extent.rows(capacity.rows, capacity.logit_rows)
 }
 
 /// Gives every slot its place.
@@ -111,6 +108,9 @@ fn families(plan: &Plan) -> Vec<usize> {
             Op::Prepare { .. }
             | Op::Embed { .. }
             | Op::Angles { .. }
+            | Op::Route { .. }
+            | Op::ExpertMatMul { .. }
+            | Op::Mix { .. }
             | Op::Attend { .. }
             | Op::AddNorm { .. }
             | Op::SoftCap { .. } => {}

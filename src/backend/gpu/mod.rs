@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use super::{Backend, Capacity, Timing, Values, check, in_bytes};
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Extent, Format, Op, Plan, Slot};
+use crate::plan::{Batch, Format, Op, Plan, Slot};
 use device::{Device, Kernel};
 use lower::{Dispatch, Form};
 use memory::{Cache, Place};
@@ -91,6 +91,9 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
                 weights.insert(*table);
             }
             Op::MatMul { parts, .. } => weights.extend(parts.iter().map(|part| part.weight)),
+            Op::ExpertMatMul { parts, .. } => {
+                weights.extend(parts.iter().map(|part| part.weight));
+            }
             Op::Rope { layer, .. } => {
                 let info = plan.caches[*layer];
                 let cells = capacity.sequences * capacity.context;
@@ -99,6 +102,8 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
             }
             Op::Angles { .. }
             | Op::Prepare { .. }
+            | Op::Route { .. }
+            | Op::Mix { .. }
             | Op::Attend { .. }
             | Op::AddNorm { .. }
             | Op::SoftCap { .. } => {}
@@ -107,20 +112,34 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
     let weights = weights.iter().map(|weight| &plan.weights[weight.0]);
     bytes += weights.map(|tensor| weights::device_bytes(tensor) as u64).sum::<u64>();
     let slots = plan.slots.iter().map(|slot| {
-        let rows = match slot.extent {
-            Extent::Tokens => capacity.rows,
-            Extent::LogitRows => capacity.logit_rows,
-        };
+        let rows = slot.extent.rows(capacity.rows, capacity.logit_rows);
         4 * (rows * slot.width) as u64
     });
     bytes + slots.sum::<u64>()
+}
+
+/// Refuses ops without a shader: those of experts.
+///
+/// # Errors
+/// If there is one.
+pub fn refuse(plan: &Plan, ops: Range<usize>) -> Result<()> {
+    match plan.ops[ops].iter().find(|op| op.is_of_experts()) {
+        None => Ok(()),
+        Some(op) => {
+            let message = format!(
+                "expected ops that a GPU runs, found `{}`: the model has experts",
+                op.name()
+            );
+            Err(Error::new(message).with_hint("--device cpu runs the model"))
+        }
+    }
 }
 
 impl Gpu {
     /// Reserves memory for some ops of a plan, uploads their weights and compiles their kernels.
     ///
     /// # Errors
-    /// If the device has not enough memory, or is lost.
+    /// If there are ops without a shader, the device has not enough memory, or is lost.
     pub fn new(
         device: Arc<Device>,
         plan: Arc<Plan>,
@@ -128,6 +147,7 @@ impl Gpu {
         ops: Range<usize>,
         options: Options,
     ) -> Result<Gpu> {
+        refuse(&plan, ops.clone())?;
         if let Some(info) = plan.caches.iter().find(|info| !info.head_len.is_multiple_of(8)) {
             let message =
                 format!("expected heads of a multiple of 8 values, found {}", info.head_len);
@@ -229,10 +249,7 @@ impl Gpu {
     }
 
     fn extent(&self, slot: Slot) -> usize {
-        match self.core.plan.slots[slot.0].extent {
-            Extent::Tokens => self.rows,
-            Extent::LogitRows => self.logit_rows,
-        }
+        self.core.plan.slots[slot.0].extent.rows(self.rows, self.logit_rows)
     }
 }
 

@@ -18,6 +18,9 @@ use crate::types::{self, Basis, Bytes, ColumnPlanes, Tensor};
 /// Endings of tensors that older versions stored and nothing needs.
 const NEEDLESS: [&str; 2] = [".rotary_emb.inv_freq", ".attn.masked_bias"];
 
+/// What stands for the number of an expert in the names of its tensors.
+const EXPERT: &str = "{expert}";
+
 /// Every tensor of the model, the embedding first, then layer by layer.
 pub(super) fn all(
     folder: &Folder,
@@ -79,10 +82,13 @@ impl Build<'_> {
             return Ok(factors.map(|factors| vector(name, &factors)));
         }
         let Some(other) = words.huggingface.as_deref().map(numbered) else { return Ok(None) };
+        let shape: Vec<u64> = words.shape.iter().map(|&dim| self.hparams.dim(dim) as u64).collect();
+        if other.contains(EXPERT) {
+            return self.experts(&name, &other, &shape).map(Some);
+        }
         self.used.insert(other.clone());
         // A head that is the embedding may still be stored.
         let is_tied = words.role == Role::Head && self.is_tied();
-        let shape: Vec<u64> = words.shape.iter().map(|&dim| self.hparams.dim(dim) as u64).collect();
         let order = self.order(words.role);
         if let Some((quantised, module)) = self.quantised_module(&other) {
             let tensor = quantised.tensor(self.folder, &module, name, &shape, order)?;
@@ -108,6 +114,29 @@ impl Build<'_> {
         let config = &self.folder.config;
         let factors = Rope::read(config)?.factors(config, self.hparams.rope_len)?;
         Ok(factors.into_iter().find(|(of, _)| *of == role).map(|(_, factors)| factors))
+    }
+
+    /// One weight of the matrices of all experts, which a folder has one by one.
+    fn experts(&mut self, name: &str, pattern: &str, shape: &[u64]) -> Result<Tensor> {
+        let mut all: Vec<Tensor> = Vec::new();
+        for expert in 0..shape[0] {
+            let other = pattern.replace(EXPERT, &expert.to_string());
+            let (entry, bytes) = self.folder.require(&other)?;
+            let tensor = stock(name, &other, entry, bytes, &shape[1..])?;
+            if let Some(first) = all.first().filter(|first| first.kind.id() != tensor.kind.id()) {
+                let (expected, found) = (first.kind.name(), tensor.kind.name());
+                bail!("tensor `{other}`: expected {expected}, as expert 0 has, found {found}");
+            }
+            self.used.insert(other);
+            all.push(tensor);
+        }
+        let rows = all.iter().map(|tensor| tensor.rows).sum();
+        let bytes = all.iter().map(|tensor| tensor.codes.len()).sum();
+        let parts: Vec<Bytes> = all.iter().map(|tensor| tensor.codes.clone()).collect();
+        let codes =
+            Bytes::made(bytes, move || parts.iter().flat_map(|part| part.to_vec()).collect());
+        let first = all.into_iter().next().expect("a model has at least one expert");
+        Ok(Tensor { rows, codes, ..first })
     }
 
     fn is_tied(&self) -> bool {

@@ -235,6 +235,9 @@ fn norms(ops: &[Op]) -> impl Iterator<Item = Norm> {
         Op::Embed { .. }
         | Op::Angles { .. }
         | Op::MatMul { .. }
+        | Op::Route { .. }
+        | Op::ExpertMatMul { .. }
+        | Op::Mix { .. }
         | Op::Attend { .. }
         | Op::SoftCap { .. } => Vec::new(),
     };

@@ -102,6 +102,9 @@ impl<'a> Pass<'a> {
                 | Op::Angles { .. }
                 | Op::Prepare { .. }
                 | Op::MatMul { .. }
+                | Op::Route { .. }
+                | Op::ExpertMatMul { .. }
+                | Op::Mix { .. }
                 | Op::Attend { .. }
                 | Op::SoftCap { .. } => Saved::Nothing,
             };

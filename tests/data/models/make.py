@@ -12,7 +12,8 @@ values as F32, for programs that would round activations to meet an F16 matrix.
 A golden file is little-endian: u32 vocabulary, u32 number of sequences, then for each sequence u32
 length, u32 tokens[length], f32 logits[length][vocabulary].
 
-The committed files were made with torch 2.15.0, transformers 5.23.0, gguf 0.19.0, numpy 2.4.6.
+The committed files were made with torch 2.15.0, transformers 5.23.0 (qwen3moe:
+5.24.0), gguf 0.19.0, numpy 2.4.6.
 Weights and tokens come from numpy's PCG64, seeded by model and tensor name: a second run gives the
 same GGUF files. Logits depend on the order of a library's sums and may differ in the last bits.
 """
@@ -102,6 +103,11 @@ MODELS = {
     "qwen3": ("qwen3", "Qwen3", LLAMA | dict(
         intermediate_size=96, head_dim=32, tie_word_embeddings=False,
         rope_parameters=rope(1000000.0))),
+    # Three of six experts for each token; no layer has the width between them.
+    "qwen3moe": ("qwen3moe", "Qwen3Moe", LLAMA | dict(
+        intermediate_size=96, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3,
+        norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[], head_dim=32,
+        experts_implementation="eager", tie_word_embeddings=False, rope_parameters=rope(1000000.0))),
     "gemma3": ("gemma3", "Gemma3", GEMMA | dict(rope_parameters=dict(
         full_attention=rope(1000000.0), sliding_attention=rope(5000.0)))),
     # Bounded logits; positions divided by eight in the layer that sees everything, and no key for
@@ -150,6 +156,10 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
 GEMMA_NAMES = NAMES | {
     "post_attention_layernorm": "post_attention_norm",
@@ -173,7 +183,7 @@ def weight(model, name, shape):
     values = rng.standard_normal(shape)
     if name.endswith("bias"):
         return (0.5 * values).astype(np.float32)
-    scale = 0.3 if "embed_tokens" in name else 1.5 / math.sqrt(shape[1])
+    scale = 0.3 if "embed_tokens" in name else 1.5 / math.sqrt(shape[-1])
     return (scale * values).astype(np.float16).astype(np.float32)
 
 
@@ -193,7 +203,20 @@ def make_model(name):
             parameter.copy_(values - shift)
         weights[key] = (parameter.detach() + shift).numpy()
     assert ("lm_head.weight" in weights) != config.tie_word_embeddings
-    return model, weights
+    return model, split_experts(weights)
+
+
+def split_experts(weights):
+    """The model has each expert's gate and up in one matrix; its checkpoints and GGUF do not."""
+    split = {}
+    for key, values in weights.items():
+        if key.endswith(".experts.gate_up_proj"):
+            gate, up = np.split(values, 2, axis=1)
+            split[key.replace("gate_up_proj", "gate_proj.weight")] = np.ascontiguousarray(gate)
+            split[key.replace("gate_up_proj", "up_proj.weight")] = np.ascontiguousarray(up)
+        else:
+            split[f"{key}.weight" if ".experts." in key else key] = values
+    return split
 
 
 def interleaved(rows, heads):
@@ -232,6 +255,10 @@ def write_keys(out, name):
     out.add_feed_forward_length(numbers["intermediate_size"])
     out.add_head_count(numbers["num_attention_heads"])
     out.add_head_count_kv(numbers["num_key_value_heads"])
+    if "num_experts" in numbers:
+        out.add_expert_count(numbers["num_experts"])
+        out.add_expert_used_count(numbers["num_experts_per_tok"])
+        out.add_expert_feed_forward_length(numbers["moe_intermediate_size"])
     ropes = numbers["rope_parameters"]
     wide = ropes.get("full_attention", ropes)
     if wide["rope_type"] == "linear":
@@ -303,7 +330,8 @@ def write_gguf(path, name, weights, all_f32):
             values = interleaved(values, numbers["num_attention_heads"])
         if arch in INTERLEAVED and ".k_proj." in key:
             values = interleaved(values, numbers["num_key_value_heads"])
-        if values.ndim == 2 and not all_f32:
+        # llama.cpp's converter keeps routers in F32.
+        if values.ndim > 1 and ".mlp.gate." not in key and not all_f32:
             assert np.array_equal(values.astype(np.float16).astype(np.float32), values), key
             values = values.astype(np.float16)
         out.add_tensor(gguf_name(arch, key), values)
