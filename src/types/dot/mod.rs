@@ -74,6 +74,26 @@ pub struct Int8Columns<'a> {
     pub sums: &'a [i32],
 }
 
+impl<'a> Int8Columns<'a> {
+    /// Up to four columns from `first` on, in a number that kernels are compiled for: that leaves
+    /// tables their registers.
+    #[inline(always)]
+    fn few(&self, first: usize) -> Int8Columns<'a> {
+        let count = match self.count - first {
+            1 => 1,
+            2 | 3 => 2,
+            _ => 4,
+        };
+        Int8Columns {
+            count,
+            codes: &self.codes[first * codes_stride(self.cols)..],
+            scales: &self.scales[first * subs_stride(self.cols)..],
+            sums: &self.sums[first * subs_stride(self.cols)..],
+            ..*self
+        }
+    }
+}
+
 impl Columns<'_> {
     /// Columns.
     pub fn count(&self) -> usize {

@@ -75,21 +75,10 @@ pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     let MatVec { weight, lookup, first, count, columns, out, .. } = work;
     let points = lookup.points.as_deref().expect("a lookup of this weight");
     let planes = weight.rows(first..first + count);
-    let (codes, subs) = (codes_stride(columns.cols), subs_stride(columns.cols));
     let mut done = 0;
     while done < columns.count {
-        let step = match columns.count - done {
-            1 => 1,
-            2 | 3 => 2,
-            _ => 4,
-        };
-        let part = Int8Columns {
-            count: step,
-            codes: &columns.codes[done * codes..],
-            scales: &columns.scales[done * subs..],
-            sums: &columns.sums[done * subs..],
-            ..*columns
-        };
+        let part = columns.few(done);
+        let step = part.count;
         let out = &mut out[done * count..(done + step) * count];
         match step {
             1 => widths::<S, 1>(s, points, &planes, &part, out),

@@ -110,7 +110,6 @@ impl Runs {
 #[inline(always)]
 pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     let MatVec { weight, lookup, first, count, columns, scratch, out } = work;
-    let (codes, subs) = (codes_stride(columns.cols), subs_stride(columns.cols));
     let table = lookup.pairs.as_deref();
     let planes = weight.rows(first..first + count);
     let bytes = if table.is_some() { weight.cols / 2 } else { weight.cols };
@@ -118,18 +117,8 @@ pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     scratch.runs.read_norms(s, &planes);
     let mut done = 0;
     while done < columns.count {
-        let step = match columns.count - done {
-            1 => 1,
-            2 | 3 => 2,
-            _ => 4,
-        };
-        let part = Int8Columns {
-            count: step,
-            codes: &columns.codes[done * codes..],
-            scales: &columns.scales[done * subs..],
-            sums: &columns.sums[done * subs..],
-            ..*columns
-        };
+        let part = columns.few(done);
+        let step = part.count;
         let out = &mut out[done * count..(done + step) * count];
         scratch.runs.read_columns::<S>(&part);
         match step {
