@@ -4,8 +4,6 @@
 //! (`formats/vptq.md`), and which other programs do not read. Where all of these rows are coded
 //! again, they are put in order.
 
-use std::ops::Not;
-
 use super::Item;
 use super::import::tensors::Order;
 use crate::error::{At, Result};
@@ -27,25 +25,21 @@ impl Restored {
     pub(super) fn of(source: &Source, items: &[Item]) -> Result<Option<Restored>> {
         let model = Model::new(source).at(source.path().display())?;
         let is_usual = model.hparams.pairing == model.arch.pairing();
-        let stay = items.iter().any(|item| is_rotated(item.role) && item.keep);
-        let restored = || Restored {
-            key: format!("{}.{PAIRING}", model.arch.name),
-            head_len: model.hparams.head_len,
-        };
-        Ok((is_usual || stay || !model.arch.pairs_neighbours()).not().then(restored))
+        let stay = items.iter().any(|item| item.role.is_rotated() && item.keep);
+        if is_usual || stay || !model.arch.pairs_neighbours() {
+            return Ok(None);
+        }
+        let key = format!("{}.{PAIRING}", model.arch.name);
+        Ok(Some(Restored { key, head_len: model.hparams.head_len }))
     }
 
     /// How the rows of a tensor are put in order.
     pub(super) fn order(&self, role: Role) -> Order {
-        match is_rotated(role) {
+        match role.is_rotated() {
             true => Order::Pairs { head_len: self.head_len },
             false => Order::Same,
         }
     }
-}
-
-fn is_rotated(role: Role) -> bool {
-    matches!(role, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias)
 }
 
 /// A tensor as plain floats in this order.

@@ -212,6 +212,11 @@ impl Role {
         }
     }
 
+    /// Whether RoPE turns what its rows give: queries and keys.
+    pub fn is_rotated(self) -> bool {
+        matches!(self, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias)
+    }
+
     /// Whether it is the weight of a norm.
     pub fn is_norm(self) -> bool {
         use Role::{

@@ -146,10 +146,8 @@ impl Build<'_> {
     /// `transformers` rotates the halves of a head with each other. Where a GGUF file of this
     /// architecture pairs neighbours, the rows of queries and keys are put beside their partners.
     fn order(&self, role: Role) -> Order {
-        let is_rotated =
-            matches!(role, Role::AttnQ | Role::AttnQBias | Role::AttnK | Role::AttnKBias);
         let stays = self.quantised.as_ref().is_some_and(Quantised::keeps_order);
-        match self.arch.pairs_neighbours() && is_rotated && !stays {
+        match self.arch.pairs_neighbours() && role.is_rotated() && !stays {
             true => Order::Pairs { head_len: self.hparams.head_len },
             false => Order::Same,
         }
