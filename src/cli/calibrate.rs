@@ -11,7 +11,7 @@ use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
 use crate::model::Model;
 use crate::quant::random::Random;
-use crate::run::own_text::own_text;
+use crate::run::own_text::{can_begin, own_text};
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 use crate::run::walk::refuse_experts;
@@ -24,6 +24,8 @@ const WINDOW: usize = 512;
 const MEASURED: usize = 3;
 /// Windows in which all weights are changed at once, at most, and which calibration does not see.
 const TOGETHER: usize = 16;
+/// Both.
+const HELD_OUT: usize = MEASURED + TOGETHER;
 
 #[derive(clap::Args)]
 pub(super) struct CalibrationFlags {
@@ -96,7 +98,7 @@ impl CalibrationFlags {
             }
             Calibration::File(path) if is_gguf(path)? => return ready(source, path, &model),
             Calibration::File(path) => self.read(source, path)?,
-            Calibration::Own => self.write(source, &model, seed)?,
+            Calibration::Own => own_windows(source, &model, self.windows(), seed)?,
         };
         let (windows, held_out) = split(windows, self.calibration_windows as usize);
         let mut hash = Sha256::new_with_prefix(&model);
@@ -119,37 +121,19 @@ impl CalibrationFlags {
         Ok(Heard::new(statistics, windows, held_out, fingerprint))
     }
 
+    /// Those to listen to, and those that are held out.
+    fn windows(&self) -> usize {
+        self.calibration_windows as usize + HELD_OUT
+    }
+
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         let text = super::read_text(path)?;
-        let count = Some(self.calibration_windows as usize + MEASURED + TOGETHER);
-        let windows = Windows::new(&tokenizer(source)?, &text, WINDOW, count);
+        let windows = Windows::new(&tokenizer(source)?, &text, WINDOW, Some(self.windows()));
         let windows = windows.map_err(|error| {
             let hint = "a text to calibrate on should have tens of thousands of tokens";
             error.at(path.display()).with_hint(hint)
         })?;
         Ok(windows.inputs().collect())
-    }
-
-    /// The model's own text. It takes a while, so it is kept, too.
-    fn write(&self, source: &Source, model: &str, seed: u64) -> anyhow::Result<Vec<Vec<u32>>> {
-        let count = self.calibration_windows as usize + MEASURED + TOGETHER;
-        let mut hash = Sha256::new_with_prefix(model);
-        hash.update(format!("own text {count} {WINDOW} {seed}"));
-        let kept = kept_at(source, &short(hash), "own-text.tokens");
-        if let Ok(bytes) = std::fs::read(&kept)
-            && bytes.len() == 4 * count * WINDOW
-        {
-            let tokens = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
-            return Ok(tokens.collect::<Vec<u32>>().chunks(WINDOW).map(<[u32]>::to_vec).collect());
-        }
-        let mut progress = print::Progress::new("writing a text", (count * WINDOW) as u64);
-        let mut take = |tokens| progress.add(tokens as u64);
-        let windows = own_text(source, &cpu(), (count, WINDOW), seed, &mut take)
-            .at(source.path().display())?;
-        let bytes: Vec<u8> =
-            windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
-        std::fs::write(&kept, bytes).at(kept.display())?;
-        Ok(windows)
     }
 }
 
@@ -164,7 +148,7 @@ impl Heard {
         Heard { statistics, windows, held_out, fingerprint }
     }
 
-    /// How much each weight matters, on some of the text, or on random tokens without one.
+    /// How much each weight matters, on some of the text, or on the model's own without one.
     pub(super) fn sensitivity(
         &self,
         source: &Source,
@@ -172,14 +156,15 @@ impl Heard {
         seed: u64,
     ) -> anyhow::Result<Sensitivity> {
         let model = Model::new(source).at(source.path().display())?;
-        let random = match self.held_out.apart.is_empty() {
-            true => Some(random_windows(source, model.hparams.vocabulary, seed)?),
+        let hash = model_hash(source)?;
+        let written = match self.held_out.apart.is_empty() {
+            true => Some(unheard(source, &hash, model.hparams.vocabulary, seed)?),
             false => None,
         };
-        let HeldOut { apart: windows, together } = random.as_ref().unwrap_or(&self.held_out);
+        let HeldOut { apart: windows, together } = written.as_ref().unwrap_or(&self.held_out);
         let fingerprint = match &self.fingerprint {
             Some(fingerprint) => fingerprint.clone(),
-            None => short(Sha256::new_with_prefix(model_hash(source)?)),
+            None => short(Sha256::new_with_prefix(hash)),
         };
         let mut hash = Sha256::new_with_prefix(fingerprint);
         let both = windows.iter().chain(together);
@@ -243,18 +228,44 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     Ok(Heard::new(statistics, Vec::new(), HeldOut::default(), short(hash)))
 }
 
-/// Tokens that mean nothing, after a begin-of-text where the model has one.
-fn random_windows(source: &Source, vocabulary: usize, seed: u64) -> Result<HeldOut> {
-    let bos = tokenizer(source)?.bos();
-    let mut random = Random(seed);
-    let mut token = || (random.bits() % vocabulary as u64) as u32;
-    let mut window = || {
-        let mut window: Vec<u32> = (0..WINDOW).map(|_| token()).collect();
-        window[0] = bos.unwrap_or(window[0]);
-        window
+/// Windows of the model's own text, `count` of them. It takes a while, so it is kept, too.
+fn own_windows(
+    source: &Source,
+    model: &str,
+    count: usize,
+    seed: u64,
+) -> anyhow::Result<Vec<Vec<u32>>> {
+    let mut hash = Sha256::new_with_prefix(model);
+    hash.update(format!("own text {count} {WINDOW} {seed}"));
+    let kept = kept_at(source, &short(hash), "own-text.tokens");
+    if let Ok(bytes) = std::fs::read(&kept)
+        && bytes.len() == 4 * count * WINDOW
+    {
+        let tokens = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+        return Ok(tokens.collect::<Vec<u32>>().chunks(WINDOW).map(<[u32]>::to_vec).collect());
+    }
+    let mut progress = print::Progress::new("writing a text", (count * WINDOW) as u64);
+    let mut take = |tokens| progress.add(tokens as u64);
+    let windows =
+        own_text(source, &cpu(), (count, WINDOW), seed, &mut take).at(source.path().display())?;
+    let bytes: Vec<u8> = windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+    std::fs::write(&kept, bytes).at(kept.display())?;
+    Ok(windows)
+}
+
+/// Windows to measure in where no text is given: the model's own, or tokens that mean nothing where
+/// it has nothing to begin with. The latter ask more of the embedding than any text does.
+fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow::Result<HeldOut> {
+    let mut windows = match can_begin(source)? {
+        true => own_windows(source, model, HELD_OUT, seed)?,
+        false => {
+            let mut random = Random(seed);
+            let mut token = || (random.bits() % vocabulary as u64) as u32;
+            (0..HELD_OUT).map(|_| (0..WINDOW).map(|_| token()).collect()).collect()
+        }
     };
-    let apart = (0..MEASURED).map(|_| window()).collect();
-    Ok(HeldOut { apart, together: (0..TOGETHER).map(|_| window()).collect() })
+    let together = windows.split_off(MEASURED);
+    Ok(HeldOut { apart: windows, together })
 }
 
 fn is_gguf(path: &Path) -> anyhow::Result<bool> {

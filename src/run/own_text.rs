@@ -6,7 +6,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::file::Source;
 use crate::plan::Batch;
-use crate::text::{Message, Sampler, SamplerConfig, Tokenizer};
+use crate::text::{Message, Sampler, SamplerConfig};
 
 /// Windows that are written side by side.
 const SEQUENCES: usize = 32;
@@ -26,8 +26,10 @@ pub fn own_text(
     seed: u64,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Vec<u32>>> {
-    let tokenizer = tokenizer(source)?;
-    let beginnings = beginnings(source, &tokenizer)?;
+    let beginnings = beginnings(source)?;
+    if beginnings.is_empty() {
+        bail!("--calibrate self: the model has neither begin-of-text nor a chat template");
+    }
     let sequences = SEQUENCES.min(windows.max(1));
     let options =
         Options { context: Some(len), sequences, rows: Some(sequences), ..options.clone() };
@@ -69,18 +71,24 @@ pub fn own_text(
     Ok(text)
 }
 
+/// Whether a model has something that a text begins with.
+///
+/// # Errors
+/// If it has no tokenizer, or a chat template that cannot be used.
+pub fn can_begin(source: &Source) -> Result<bool> {
+    Ok(!beginnings(source)?.is_empty())
+}
+
 /// What a window may begin with.
-fn beginnings(source: &Source, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>> {
+fn beginnings(source: &Source) -> Result<Vec<Vec<u32>>> {
+    let tokenizer = tokenizer(source)?;
     let mut beginnings: Vec<Vec<u32>> = tokenizer.bos().map(|bos| vec![bos]).into_iter().collect();
-    if let Ok(template) = chat_template(source, tokenizer) {
+    if let Ok(template) = chat_template(source, &tokenizer) {
         let chat = template.render(&[Message::new("user", MARK)], false)?;
         if let Some((before, _)) = chat.split_once(MARK) {
             let tokens = tokenizer.encode(before, true)?;
             beginnings.extend((!tokens.is_empty()).then_some(tokens));
         }
-    }
-    if beginnings.is_empty() {
-        bail!("--calibrate self: the model has neither begin-of-text nor a chat template");
     }
     Ok(beginnings)
 }

@@ -172,11 +172,13 @@ fn a_budget_is_kept() {
 }
 
 #[test]
-fn without_a_text_noise_is_white_and_tokens_random() {
+fn without_a_text_noise_is_white_and_the_model_writes() {
     let folder = Scratch::new();
     let (model, out) = (model(&folder), folder.join("out.gguf"));
     succeeds(&["convert", text(&model), text(&out), "--bits", "4"]);
     let measured = fs::read_to_string(kept(&folder, ".sensitivity.tsv")).unwrap();
+    let written = fs::metadata(kept(&folder, ".own-text.tokens")).unwrap().len();
+    assert_eq!(written, 4 * (3 + 16) * 512);
     // After them, all at once, and the activations.
     let matrices = measured.lines().skip(1).count() - 2;
     let source = open(&model);
