@@ -2,12 +2,13 @@
 //! no backend does, and files that are not whole. Plain ones are in `import.rs`.
 
 use std::fs;
+use std::path::Path;
 
 use gridmill::convert::import;
 use serde_json::{Value as Json, json};
 
 use crate::checkpoint::{KIND, checkpoint};
-use crate::folder::{Folder, safetensors, write_json};
+use crate::folder::{Folder, Stored, safetensors, write_json};
 use crate::scratch::Scratch;
 
 /// The message after the folder's path.
@@ -329,4 +330,54 @@ fn wrong_files() {
 fn checkpoint_files(folder: &Scratch) {
     checkpoint(KIND).folder.write(folder);
     fs::remove_file(folder.join("model.safetensors")).expect("it was written");
+}
+
+/// `cargo test --test it folders::seeds -- --ignored`
+#[test]
+#[ignore = "writes the seeds of tests/fuzz"]
+fn seeds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus");
+    for target in ["folder", "safetensors"] {
+        fs::create_dir_all(corpus.join(target)).expect("the folder is writable");
+    }
+    let shares = json!({"norm_topk_prob": true});
+    let none = json!({});
+    let small = |name: &str, dtype, shape: &[usize], bytes: usize| Stored {
+        name: name.to_string(),
+        dtype,
+        shape: shape.to_vec(),
+        bytes: vec![0; bytes],
+    };
+    let some = [
+        small("a.weight", "F32", &[2, 3], 24),
+        small("b.weight", "BF16", &[4], 8),
+        small("scalar", "I64", &[], 8),
+        small("other", "F8_E4M3", &[1, 2, 1], 2),
+    ];
+    fs::write(corpus.join("safetensors/small"), safetensors(&some)).expect("writable");
+    for (name, class, more) in [
+        ("llama", "LlamaForCausalLM", &none),
+        ("qwen2", "Qwen2ForCausalLM", &none),
+        ("qwen3moe", "Qwen3MoeForCausalLM", &shares),
+        ("gemma3", "Gemma3ForCausalLM", &none),
+        ("phi3", "Phi3ForCausalLM", &none),
+        ("smollm3", "SmolLM3ForCausalLM", &none),
+    ] {
+        let Folder { config, tokenizer, tokenizer_config, tensors } =
+            Folder::of(name, class, more.clone());
+        let weights = safetensors(&tensors);
+        let (len, rest) = weights.split_first_chunk::<8>().expect("the length of a header");
+        let header = &rest[..u64::from_le_bytes(*len) as usize];
+        let mut files =
+            [config, tokenizer, tokenizer_config].map(|file| file.to_string().into_bytes());
+        let pieces = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pieces/plain.model");
+        let mut last = Vec::new();
+        if name == "gemma3" {
+            files[1].clear();
+            last = fs::read(pieces).expect("committed");
+        }
+        let [config, tokenizer, more] = &files;
+        let all = [&config[..], tokenizer, more, header, b"", &last];
+        fs::write(corpus.join("folder").join(name), all.join(&255)).expect("writable");
+    }
 }
