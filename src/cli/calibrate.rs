@@ -14,7 +14,6 @@ use crate::quant::random::Random;
 use crate::run::own_text::{can_begin, own_text};
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
-use crate::run::walk::refuse_experts;
 use crate::run::{Device, Options};
 
 /// Tokens of a window.
@@ -82,10 +81,7 @@ impl CalibrationFlags {
         // A read of the whole model, which a conversion without a text does not need.
         let model = match self.calibrate {
             Calibration::None => String::new(),
-            Calibration::File(_) | Calibration::Own => {
-                refuse_experts(&Model::new(source)?.plan()).at(source.path().display())?;
-                model_hash(source)?
-            }
+            Calibration::File(_) | Calibration::Own => model_hash(source)?,
         };
         let windows = match &self.calibrate {
             Calibration::None => {

@@ -34,7 +34,9 @@ pub fn calibrate(
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let mut walk = Walk::new(model, options, windows, STATES_BYTES_MAX, folder)?;
-    let mut layer = Layer { head_len: model.hparams.head_len, ..Layer::default() };
+    let (head_len, experts) = (model.hparams.head_len, model.hparams.experts);
+    let experts = experts.map_or(0, |experts| experts.count);
+    let mut layer = Layer { head_len, experts, moments: Vec::new() };
     while walk.step(&mut |tap| layer.take(tap))? {
         for (_, moments) in layer.moments.drain(..) {
             writer.write(&moments)?;
@@ -45,35 +47,48 @@ pub fn calibrate(
 }
 
 /// The moments of one layer, in the order of their first rows.
-#[derive(Default)]
+///
+/// Those of experts take up to a quarter of what the layer's plain weights do: `ffn^2` doubles for
+/// each expert beside `3 * ffn * embed` floats.
 struct Layer {
     head_len: usize,
-    moments: Vec<(String, Moments)>,
+    experts: usize,
+    /// Of each expert, or one.
+    moments: Vec<(String, Vec<Moments>)>,
 }
 
 impl Layer {
     fn take(&mut self, tap: Tap) {
         match tap {
-            Tap::Input { weights, values, width } => self.add(weights[0], width, values),
+            Tap::Input { weights, values, width } => self.get(weights[0], width, 1)[0].add(values),
+            Tap::Experts { weights, values, width, chosen } => {
+                let mut rows = vec![Vec::new(); self.experts];
+                for (row, &expert) in values.chunks_exact(width).zip(chosen) {
+                    rows[expert as usize].extend_from_slice(row);
+                }
+                let moments = self.get(weights[0], width, rows.len());
+                moments.iter_mut().zip(&rows).for_each(|(moments, rows)| moments.add(rows));
+            }
             Tap::Cache { keys, values, width } => {
                 for (what, rows) in [("keys", keys), ("values", values)] {
                     for head in 0..width / self.head_len {
                         let from = head * self.head_len;
                         let of_head = |row: &[f32]| row[from..from + self.head_len].to_vec();
                         let rows: Vec<f32> = rows.chunks_exact(width).flat_map(of_head).collect();
-                        self.add(&format!("{what}.{head}"), self.head_len, &rows);
+                        self.get(&format!("{what}.{head}"), self.head_len, 1)[0].add(&rows);
                     }
                 }
             }
         }
     }
 
-    fn add(&mut self, name: &str, width: usize, rows: &[f32]) {
+    /// The moments of an input so far.
+    fn get(&mut self, name: &str, width: usize, experts: usize) -> &mut [Moments] {
         let known = self.moments.iter().position(|(known, _)| known == name);
         let at = known.unwrap_or_else(|| {
-            self.moments.push((name.to_string(), Moments::new(width)));
+            self.moments.push((name.to_string(), vec![Moments::new(width); experts]));
             self.moments.len() - 1
         });
-        self.moments[at].1.add(rows);
+        &mut self.moments[at].1
     }
 }

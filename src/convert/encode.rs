@@ -6,7 +6,7 @@
 use half::f16;
 use rayon::prelude::*;
 
-use super::{Item, learn};
+use super::{Feedbacks, Item, learn};
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
 use crate::quant::Feedback;
@@ -65,11 +65,11 @@ impl Encoded {
     }
 }
 
-/// Codes a tensor as its item says.
+/// Codes a tensor as its item says, the matrix of each expert with the moments of its own input.
 ///
 /// # Errors
-/// If a weight is not finite.
-pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) -> Result<Encoded> {
+/// If a weight is not finite, or the moments are damaged.
+pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) -> Result<Encoded> {
     if item.keep {
         return Ok(kept(tensor));
     }
@@ -89,28 +89,25 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedback: Option<&Feedback>) 
         return Ok(kept(tensor));
     }
     tensor.codes.prepare();
-    let code = Code { item, feedback, signs: &signs, table: &encoded.table };
-    let together = rows_together(item);
-    let codes = encoded.codes.par_chunks_mut(together / item.kind.row_block() * row_bytes);
-    let pieces = item.rows.div_ceil(together);
-    let norms: Vec<&mut [u8]> = match norm_bytes {
-        0 => (0..pieces).map(|_| Default::default()).collect(),
-        bytes => encoded.norms.chunks_mut(together * bytes).collect(),
-    };
-    let errors: Result<Vec<Errors>> = codes
-        .zip(norms)
-        .enumerate()
-        .map(|(piece, (codes, norms))| {
-            let rows = piece * together..((piece + 1) * together).min(item.rows);
-            let mut values = vec![0.0; rows.len() * item.cols];
-            original(tensor, rows, &mut values)?;
-            Ok(code.rows(values, codes, norms))
-        })
-        .collect();
-    let errors = errors?.into_iter().fold(Errors::default(), Errors::add);
+    let is_fed = grid(item.kind).is_some() || item.points.is_some();
+    let (mut errors, mut has_feedback) = (Errors::default(), false);
+    let rows = item.rows / item.matrices;
+    let code_bytes = encoded.codes.len() / item.matrices;
+    for matrix in 0..item.matrices {
+        let feedback = match is_fed {
+            true => feedbacks.of_item(item, matrix)?,
+            false => None,
+        };
+        has_feedback |= feedback.is_some();
+        let code = Code { item, feedback, signs: &signs, table: &encoded.table };
+        let codes = &mut encoded.codes[matrix * code_bytes..][..code_bytes];
+        let norms = &mut encoded.norms[matrix * rows * norm_bytes..][..rows * norm_bytes];
+        errors = errors.add(code.matrix(tensor, matrix * rows, codes, norms)?);
+    }
     let share = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
     encoded.error = share(errors.noise, errors.signal);
-    encoded.output_error = feedback.map(|_| share(errors.output_noise, errors.output_signal));
+    let output_error = share(errors.output_noise, errors.output_signal);
+    encoded.output_error = has_feedback.then_some(output_error);
     Ok(encoded)
 }
 
@@ -144,6 +141,38 @@ impl Errors {
 }
 
 impl Code<'_> {
+    /// Codes the rows of one matrix, from row `first` of the tensor on.
+    fn matrix(
+        &self,
+        tensor: &Tensor,
+        first: usize,
+        codes: &mut [u8],
+        norms: &mut [u8],
+    ) -> Result<Errors> {
+        let item = self.item;
+        let end = first + item.rows / item.matrices;
+        let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
+        let together = rows_together(item);
+        let pieces = (end - first).div_ceil(together);
+        let norms: Vec<&mut [u8]> = match norm_bytes(item.cols, item.group) {
+            0 => (0..pieces).map(|_| Default::default()).collect(),
+            bytes => norms.chunks_mut(together * bytes).collect(),
+        };
+        let codes = codes.par_chunks_mut(together / item.kind.row_block() * row_bytes);
+        let errors: Result<Vec<Errors>> = codes
+            .zip(norms)
+            .enumerate()
+            .map(|(piece, (codes, norms))| {
+                let start = first + piece * together;
+                let rows = start..(start + together).min(end);
+                let mut values = vec![0.0; rows.len() * item.cols];
+                original(tensor, rows, &mut values)?;
+                Ok(self.rows(values, codes, norms))
+            })
+            .collect();
+        Ok(errors?.into_iter().fold(Errors::default(), Errors::add))
+    }
+
     /// Codes up to [`rows_together`] rows, given in the model's own basis.
     fn rows(&self, mut values: Vec<f32>, codes: &mut [u8], norms: &mut [u8]) -> Errors {
         let Code { item, feedback, signs, table } = *self;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::recipe::{plain, shape};
-use super::{Item, Job, Line, Report, encode, in_order, records};
+use super::{Feedbacks, Item, Job, Line, Report, encode, in_order, records};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::file::planes::{Form, Role as Plane};
@@ -61,7 +61,8 @@ pub fn export(
         let tensor = source.tensor(&item.name)?.expect("the items are what the source has");
         let bytes = tensor.bytes() as u64;
         let tensor = in_order(tensor, order).at(source.path().display())?;
-        let encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
+        let encoded = encode::encode(&tensor, &item, &mut Feedbacks::none());
+        let encoded = encoded.at(source.path().display())?;
         // A stock type has no other plane.
         writer.write(encoded.plane(Plane::Codes))?;
         progress(bytes);
@@ -85,6 +86,7 @@ fn items(source: &Source, kind: &'static dyn TensorType, keep_stock: bool) -> Re
             role,
             shape: shape(source, tensor, &model),
             rows: tensor.rows,
+            matrices: model.matrices_in(&tensor.name),
             cols: tensor.cols,
             source_kind: tensor.kind,
             kind,

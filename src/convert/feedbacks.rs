@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Statistics;
+use super::{Item, Statistics};
 use crate::error::Result;
 use crate::quant::Feedback;
 use crate::transform;
@@ -20,7 +20,7 @@ pub struct Feedbacks<'a> {
     statistics: Option<&'a Statistics>,
     /// The name of a weight that is the embedding and the head at once.
     tied: Option<String>,
-    known: VecDeque<((usize, Basis), Feedback)>,
+    known: VecDeque<((usize, usize, Basis), Feedback)>,
     /// What had to be damped further to have a factor, and by how much.
     pub damped: Vec<(String, f64)>,
 }
@@ -34,6 +34,11 @@ impl<'a> Feedbacks<'a> {
         Feedbacks { statistics, tied, known: VecDeque::new(), damped: Vec::new() }
     }
 
+    /// For what is coded without a text.
+    pub fn none() -> Feedbacks<'static> {
+        Feedbacks::new(None, None)
+    }
+
     /// Whether there are statistics at all.
     pub fn is_calibrated(&self) -> bool {
         self.statistics.is_some()
@@ -44,20 +49,27 @@ impl<'a> Feedbacks<'a> {
         self.statistics.is_some_and(|statistics| statistics.use_of(weight).is_some())
     }
 
-    /// Of a weight with `cols` inputs in a basis; nothing if there are no statistics of it.
+    /// Of one of the matrices of an item, as it is to be coded.
+    pub(super) fn of_item(&mut self, item: &Item, matrix: usize) -> Result<Option<&Feedback>> {
+        self.get((&item.name, matrix), item.cols, item.basis, item.sign_seed)
+    }
+
+    /// Of a weight, and the number of one of the matrices in it, with `cols` inputs in a basis;
+    /// nothing if there are no statistics of it.
     ///
     /// # Errors
     /// If the statistics are damaged.
     pub fn get(
         &mut self,
-        weight: &str,
+        (weight, matrix): (&str, usize),
         cols: usize,
         basis: Basis,
         sign_seed: u64,
     ) -> Result<Option<&Feedback>> {
         let Some(statistics) = self.statistics else { return Ok(None) };
         let Some(input) = statistics.use_of(weight) else { return Ok(None) };
-        let key = (input, basis);
+        let matrix = statistics.matrix(input, matrix)?;
+        let key = (input, matrix, basis);
         if let Some(at) = self.known.iter().position(|(known, _)| *known == key) {
             return Ok(Some(&self.known[at].1));
         }
@@ -65,7 +77,7 @@ impl<'a> Feedbacks<'a> {
             self.known.pop_front();
         }
         let signs = transform::signs(sign_seed, cols);
-        let moments = statistics.moments(input)?;
+        let moments = statistics.moments(input, matrix)?;
         let turned = moments.turned(basis, &signs);
         let is_tied = self.tied.as_deref() == Some(weight);
         let damping = if is_tied { TIED_DAMPING } else { DAMPING };

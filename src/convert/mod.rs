@@ -44,7 +44,7 @@ use crate::model::{Model, Role};
 use crate::run::reverse::Factors;
 use crate::transform;
 use crate::types::raw::RawType;
-use crate::types::{Basis, PRIVATE_IDS, Tensor, grid, part_name};
+use crate::types::{Basis, PRIVATE_IDS, Tensor, part_name};
 
 /// What became of one tensor.
 #[derive(Clone)]
@@ -103,12 +103,7 @@ pub fn convert(
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let bytes = tensor.bytes() as u64;
         let tensor = in_order(tensor, order)?;
-        let Item { cols, basis, sign_seed, .. } = item;
-        let feedback = match grid(item.kind).is_some() || item.points.is_some() {
-            true => feedbacks.get(&item.name, cols, basis, sign_seed)?,
-            false => None,
-        };
-        let encoded = encode::encode(&tensor, &item, feedback).at(source.path().display())?;
+        let encoded = encode::encode(&tensor, &item, &mut feedbacks).at(source.path().display())?;
         for plane in planes {
             writer.write(encoded.plane(plane))?;
         }
@@ -134,7 +129,8 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
     let (mut writer, jobs) = lay_out(source, target, &stay, items)?;
     for Job { item, planes, .. } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-        let mut encoded = encode::encode(&tensor, &item, None).at(source.path().display())?;
+        let encoded = encode::encode(&tensor, &item, &mut Feedbacks::none());
+        let mut encoded = encoded.at(source.path().display())?;
         if let Some(factors) = whole_factors(factors, &item.name) {
             encoded.scale(&tensor, &factors);
         }

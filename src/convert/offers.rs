@@ -19,7 +19,7 @@ use crate::quant::points::Points;
 use crate::quant::presets;
 use crate::quant::second_order::LANES;
 use crate::run::walk::original;
-use crate::types::{PRIVATE_IDS, TYPES, TensorType};
+use crate::types::{PRIVATE_IDS, TYPES, Tensor, TensorType};
 
 /// Runs of rows that are rounded to see the error of a type.
 const SAMPLES: usize = 4;
@@ -227,6 +227,32 @@ fn is_open(item: &Item, options: &Options) -> bool {
     is_matrix && !item.keep && !is_named && !has_kind
 }
 
+/// Rows of one of the matrices that a tensor holds, in runs.
+struct Sample {
+    matrix: usize,
+    rows: Vec<Vec<f32>>,
+}
+
+/// Runs of rows from all over a tensor.
+fn samples(item: &Item, tensor: &Tensor) -> Result<Vec<Sample>> {
+    let height = item.rows / item.matrices;
+    let rows = LANES.min(height);
+    let step = (item.rows / SAMPLES).max(rows);
+    let mut samples: Vec<Sample> = Vec::new();
+    for first in (0..=item.rows - rows).step_by(step) {
+        let matrix = first / height;
+        // A run lies in one matrix.
+        let first = first.min((matrix + 1) * height - rows);
+        let mut values = vec![0.0; rows * item.cols];
+        original(tensor, first..first + rows, &mut values)?;
+        match samples.last_mut().filter(|last| last.matrix == matrix) {
+            Some(last) => last.rows.push(values),
+            None => samples.push(Sample { matrix, rows: vec![values] }),
+        }
+    }
+    Ok(samples)
+}
+
 /// The types that suit one matrix: grids, and for the vocabulary also what other programs use.
 fn of_tensor(
     source: &Source,
@@ -236,25 +262,23 @@ fn of_tensor(
     (item, alpha): (&Item, f64),
 ) -> Result<(Vec<&'static dyn TensorType>, Vec<Offer>)> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-    let rows = LANES.min(item.rows);
-    let step = (item.rows / SAMPLES).max(rows);
-    let mut samples = Vec::new();
-    for first in (0..=item.rows - rows).step_by(step) {
-        let mut values = vec![0.0; rows * item.cols];
-        original(&tensor, first..first + rows, &mut values)?;
-        samples.push(values);
-    }
-    let energy: f64 = samples.iter().flatten().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let samples = samples(item, &tensor)?;
+    let all = samples.iter().flat_map(|sample| sample.rows.iter().flatten());
+    let energy: f64 = all.map(|&w| f64::from(w) * f64::from(w)).sum();
     let noise_basis = super::noise_basis(item.cols, feedbacks.has(&item.name));
-    let unit = feedbacks
-        .get(&item.name, item.cols, noise_basis, options.seed)?
-        .map_or(1.0, |feedback| feedback.mean_weight());
+    let mut units = Vec::new();
+    for sample in &samples {
+        let weight = (&*item.name, sample.matrix);
+        let feedback = feedbacks.get(weight, item.cols, noise_basis, options.seed)?;
+        units.push(feedback.map_or(1.0, |feedback| feedback.mean_weight()));
+    }
     let is_vocabulary = item.role.is_vocabulary_matrix();
     let (mut kinds, mut offers) = (Vec::new(), Vec::new());
     for (kind, points) in candidates.iter().cloned() {
         let is_stock = kind.id() < PRIVATE_IDS;
         let Ok(choice) = fit(kind, &tensor, options) else { continue };
-        if is_stock && !is_vocabulary || points.is_some() && is_vocabulary {
+        let has_no_points = is_vocabulary || item.role.is_of_experts();
+        if is_stock && !is_vocabulary || points.is_some() && has_no_points {
             continue;
         }
         let item = Item {
@@ -265,13 +289,16 @@ fn of_tensor(
             points,
             ..item.clone()
         };
-        let feedback = feedbacks.get(&item.name, item.cols, item.basis, item.sign_seed)?;
-        let errors: Vec<Errors> =
-            samples.par_iter().map(|rows| trial(&item, feedback, rows)).collect();
-        let error: f64 = match feedback {
-            Some(_) => errors.iter().map(|errors| errors.output_noise).sum::<f64>() / unit,
-            None => errors.iter().map(|errors| errors.noise).sum(),
-        };
+        let mut error = 0.0;
+        for (sample, unit) in samples.iter().zip(&units) {
+            let feedback = feedbacks.of_item(&item, sample.matrix)?;
+            let errors: Vec<Errors> =
+                sample.rows.par_iter().map(|rows| trial(&item, feedback, rows)).collect();
+            error += match feedback {
+                Some(_) => errors.iter().map(|errors| errors.output_noise).sum::<f64>() / unit,
+                None => errors.iter().map(|errors| errors.noise).sum(),
+            };
+        }
         let loss = if energy > 0.0 { alpha * error / energy } else { 0.0 };
         kinds.push(kind);
         offers.push(Offer { bytes: item.bytes() as u64, loss });

@@ -61,8 +61,10 @@ pub struct Item {
     pub role: Role,
     /// As the file has it, the contiguous dimension first.
     pub shape: Vec<u64>,
-    /// Outputs.
+    /// Outputs, those of all experts where it holds their matrices.
     pub rows: usize,
+    /// Experts that it holds a matrix of, or 1.
+    pub matrices: usize,
     /// Inputs.
     pub cols: usize,
     /// The type it has.
@@ -129,6 +131,7 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         role,
         shape: shape(source, tensor, model),
         rows: tensor.rows,
+        matrices: model.matrices_in(&tensor.name),
         cols: tensor.cols,
         source_kind: tensor.kind,
         kind: choice.kind,

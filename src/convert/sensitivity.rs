@@ -227,24 +227,33 @@ fn weight_and_noise(
     weight.kind.decode(&weight.rows(0..weight.rows), &mut values);
     let name = whole_name(&weight.name);
     let basis = noise_basis(weight.cols, feedbacks.has(name));
-    let feedback = feedbacks.get(name, weight.cols, basis, subject.seed)?;
-    let noise = noise(subject.seed, weight, &values, basis, feedback);
-    Ok((values, noise))
+    let matrices = subject.model.matrices_in(&weight.name);
+    let mut all = Vec::new();
+    for (matrix, values) in values.chunks_exact(values.len() / matrices).enumerate() {
+        let feedback = feedbacks.get((name, matrix), weight.cols, basis, subject.seed)?;
+        let seed = stream(subject.seed, &weight.name, matrix);
+        let signs = transform::signs(subject.seed, weight.cols);
+        all.extend(noise(seed, values, (basis, &signs), feedback));
+    }
+    Ok((values, all))
+}
+
+/// What the noise of one matrix is made from.
+fn stream(seed: u64, name: &str, matrix: usize) -> u64 {
+    let add = |hash: u64, more: u64| (hash ^ more).wrapping_mul(0x0000_0100_0000_01b3); // FNV-1a's
+    let hash = name.bytes().fold(seed, |hash, byte| add(hash, u64::from(byte)));
+    // The first is that of a weight of one matrix.
+    if matrix == 0 { hash } else { add(hash, matrix as u64) }
 }
 
 /// Noise as large as the weights, `(rows, cols)`, in the model's own basis.
 fn noise(
-    seed: u64,
-    weight: &Tensor,
+    stream: u64,
     values: &[f32],
-    basis: Basis,
+    (basis, signs): (Basis, &[i8]),
     feedback: Option<&Feedback>,
 ) -> Vec<f32> {
-    let cols = weight.cols;
-    let signs = transform::signs(seed, cols);
-    let stream = weight.name.bytes().fold(seed, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3) // FNV-1a's prime
-    });
+    let cols = signs.len();
     let mut noise = vec![0.0; values.len()];
     let piece = second_order::LANES * cols;
     let pieces = noise.par_chunks_mut(piece).zip(values.par_chunks(piece)).enumerate();
@@ -262,7 +271,7 @@ fn noise(
             feedback.shape(noise);
         }
         for row in noise.chunks_exact_mut(cols) {
-            transform::inverse(basis, &signs, row);
+            transform::inverse(basis, signs, row);
         }
     });
     noise

@@ -4,6 +4,7 @@
 //! A matrix of moments can be as large as a weight, so they stay in the file until they are needed.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -14,13 +15,17 @@ use crate::file::{Array, Metadata, NewTensor, Source, Value, Writer};
 use crate::model::Model;
 use crate::quant::Moments;
 use crate::run::walk::{Heard, heard};
-use crate::types::by_name;
 use crate::types::raw::{self, RawType};
+use crate::types::{Tensor, by_name};
 
 /// `general.type` of such a file.
 const TYPE: &str = "gridmill.statistics";
 const VERSION: u32 = 1;
+/// Of what is counted in single precision, the most that makes sense.
+const COUNT_MAX: f32 = 1e15;
 const SUFFIX: &str = ".moments";
+/// Rows of each expert, where experts have rows of their own.
+const COUNTS: &str = ".counts";
 /// The SHA-256 of all matrices, in the order of the file.
 const CHECKSUM: &str = "sha256";
 /// ggml's number of plain bytes.
@@ -46,8 +51,8 @@ struct Input {
     /// Of the tensor.
     name: String,
     width: usize,
-    /// Rows that were added up.
-    count: u64,
+    /// Rows that were added up, in each of its matrices: one, or one of each expert.
+    counts: Vec<u64>,
     /// Whether there are only the squares of an importance matrix.
     is_diagonal: bool,
 }
@@ -59,7 +64,7 @@ pub(super) struct StatisticsWriter {
 }
 
 impl StatisticsWriter {
-    /// For all inputs of a model; each adds up `count` rows.
+    /// For all inputs of a model; each but those of experts adds up `count` rows.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -71,9 +76,14 @@ impl StatisticsWriter {
     ) -> Result<StatisticsWriter> {
         let kind = RawType::of(by_name("F32").expect("plain floats are always there"));
         let (mut records, mut weights, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
-        for Heard { name, weights: users, width } in heard(model)? {
-            let shape = [width as u64, width as u64];
+        for Heard { name, weights: users, width, experts } in heard(model)? {
+            let mut shape = vec![width as u64; 2];
+            shape.extend(experts.map(|experts| experts as u64));
             records.push(NewTensor::new(&format!("{name}{SUFFIX}"), &shape, kind)?);
+            if let Some(experts) = experts {
+                let shape = [experts as u64];
+                records.push(NewTensor::new(&format!("{name}{COUNTS}"), &shape, kind)?);
+            }
             inputs.extend(users.iter().map(|_| name.clone()));
             weights.extend(users);
         }
@@ -91,14 +101,23 @@ impl StatisticsWriter {
         Ok(StatisticsWriter { writer, hash: Sha256::new() })
     }
 
-    /// The next matrix.
+    /// The matrix of the next input, or those of its experts.
     ///
     /// # Errors
     /// If the disk fails.
-    pub(super) fn write(&mut self, moments: &Moments) -> Result<()> {
-        let whole: Vec<f32> = moments.whole().iter().map(|&moment| moment as f32).collect();
-        self.hash.update(bytemuck::cast_slice(&whole));
-        self.writer.write(bytemuck::cast_slice(&whole))
+    pub(super) fn write(&mut self, matrices: &[Moments]) -> Result<()> {
+        for moments in matrices {
+            self.put(moments.whole().iter().map(|&moment| moment as f32).collect())?;
+        }
+        match matrices {
+            [_] => Ok(()),
+            _ => self.put(matrices.iter().map(|moments| moments.count as f32).collect()),
+        }
+    }
+
+    fn put(&mut self, values: Vec<f32>) -> Result<()> {
+        self.hash.update(bytemuck::cast_slice(&values));
+        self.writer.write(bytemuck::cast_slice(&values))
     }
 
     /// Puts the whole file in its place.
@@ -138,13 +157,35 @@ impl Statistics {
         self.uses.get(weight).copied()
     }
 
-    /// The moments of an input.
+    /// Which matrix of an input belongs to the matrix of this number in a weight: the expert's own,
+    /// or the one for all.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn matrix(&self, input: usize, number: usize) -> Result<usize> {
+        let Input { name, counts, .. } = &self.inputs[input];
+        match counts.len() {
+            1 => Ok(0),
+            count if number < count => Ok(number),
+            count => {
+                let place = self.source.path().display();
+                bail!("{place}: tensor `{name}`: expected those of expert {number}, found {count}")
+            }
+        }
+    }
+
+    /// One of the matrices of moments of an input.
     ///
     /// # Errors
     /// If they are damaged.
-    pub fn moments(&self, input: usize) -> Result<Moments> {
-        let Input { name, width, count, is_diagonal } = &self.inputs[input];
-        let (width, values) = (*width, self.values(name)?);
+    ///
+    /// # Panics
+    /// If the number is none that [`Statistics::matrix`] gives.
+    pub fn moments(&self, input: usize, matrix: usize) -> Result<Moments> {
+        let Input { name, width, counts, is_diagonal } = &self.inputs[input];
+        let (width, count) = (*width, counts[matrix]);
+        let height = if *is_diagonal { 1 } else { width };
+        let values = self.values(name, matrix * height..(matrix + 1) * height)?;
         let place = self.source.path().display();
         let diagonal = |i: usize| values[if *is_diagonal { i } else { i * width + i }];
         if let Some(found) = (0..width).map(diagonal).find(|d| !d.is_finite() || *d < 0.0) {
@@ -153,7 +194,7 @@ impl Statistics {
         let mut sums = vec![0.0; width * width];
         if *is_diagonal {
             (0..width).for_each(|i| sums[i * width + i] = f64::from(values[i]));
-            return Ok(Moments::of(width, *count, sums));
+            return Ok(Moments::of(width, count, sums));
         }
         for row in 0..width {
             for col in 0..row {
@@ -165,15 +206,32 @@ impl Statistics {
             }
         }
         sums.iter_mut().zip(&values).for_each(|(to, &value)| *to = f64::from(value));
-        Ok(Moments::of(width, *count, sums))
+        Ok(Moments::of(width, count, sums))
     }
 
-    fn values(&self, name: &str) -> Result<Vec<f32>> {
-        let Some(tensor) = self.source.tensor(name)? else { bail!("tensor `{name}` is missing") };
-        let mut values = vec![0.0; tensor.len()];
-        tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
+    fn values(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name)?;
+        let mut values = vec![0.0; rows.len() * tensor.cols];
+        tensor.kind.decode(&tensor.rows(rows), &mut values);
         self.source.release(name);
         Ok(values)
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        match self.source.tensor(name)? {
+            Some(tensor) => Ok(tensor),
+            None => bail!("tensor `{name}` is missing"),
+        }
+    }
+
+    /// The rows that were added up by expert; `None` if the tensor is not there.
+    fn counts(&self, name: &str) -> Result<Option<Vec<u64>>> {
+        let Some(tensor) = self.source.tensor(name)? else { return Ok(None) };
+        let counts = self.values(name, 0..tensor.rows)?;
+        if let Some(found) = counts.iter().find(|count| !(0.0..=COUNT_MAX).contains(*count)) {
+            bail!("tensor `{name}`: expected counts of rows, found {found}");
+        }
+        Ok(Some(counts.iter().map(|&count| count as u64).collect()))
     }
 
     /// Fails if they cannot be of this model.
@@ -206,29 +264,37 @@ impl Statistics {
             let (expected, found) = (weights.len(), users.len());
             bail!("gridmill.statistics.input: expected {expected} inputs, found {found}");
         }
-        let (mut inputs, mut uses) = (Vec::<Input>::new(), HashMap::new());
-        for (weight, input) in weights.iter().zip(users) {
+        let names: Vec<(String, String)> =
+            weights.iter().cloned().zip(users.iter().cloned()).collect();
+        let (inputs, uses) = (Vec::new(), HashMap::new());
+        let mut statistics = Statistics { fingerprint, source, inputs, uses };
+        for (weight, input) in names {
             let name = format!("{input}{SUFFIX}");
-            let known = inputs.iter().position(|input| input.name == name);
-            let index = known.unwrap_or(inputs.len());
-            uses.insert(weight.clone(), index);
-            if known.is_some() {
-                continue;
+            let known = statistics.inputs.iter().position(|input| input.name == name);
+            let index = known.unwrap_or(statistics.inputs.len());
+            statistics.uses.insert(weight, index);
+            if known.is_none() {
+                let counts = statistics.counts(&format!("{input}{COUNTS}"))?;
+                let input = statistics.input(name, counts.unwrap_or_else(|| vec![count]))?;
+                statistics.inputs.push(input);
             }
-            let Some(tensor) = source.tensor(&name)? else { bail!("tensor `{name}` is missing") };
-            if tensor.rows != tensor.cols {
-                bail!(
-                    "tensor `{name}`: expected a square, found {} x {}",
-                    tensor.rows,
-                    tensor.cols
-                );
-            }
-            inputs.push(Input { name, width: tensor.cols, count, is_diagonal: false });
         }
-        Ok(Statistics { fingerprint, source, inputs, uses })
+        Ok(statistics)
     }
 
-    /// An importance matrix: `NAME.in_sum2` and `NAME.counts` for each weight.
+    /// An input with as many matrices as there are counts.
+    fn input(&self, name: String, counts: Vec<u64>) -> Result<Input> {
+        let tensor = self.tensor(&name)?;
+        let (rows, width, matrices) = (tensor.rows, tensor.cols, counts.len());
+        if Some(rows) != width.checked_mul(matrices) {
+            let expected = if matrices == 1 { "a square" } else { "a square per expert" };
+            bail!("tensor `{name}`: expected {expected}, found {rows} x {width}");
+        }
+        Ok(Input { name, width, counts, is_diagonal: false })
+    }
+
+    /// An importance matrix: `NAME.in_sum2` and `NAME.counts` for each weight, with a row and a
+    /// count for each of its experts.
     fn diagonal(source: Source) -> Result<Statistics> {
         let fingerprint = String::new();
         let (inputs, uses) = (Vec::new(), HashMap::new());
@@ -237,14 +303,20 @@ impl Statistics {
             statistics.source.raw_tensors().map(|raw| raw.info.name.clone()).collect();
         for name in names {
             let Some(weight) = name.strip_suffix(".in_sum2") else { continue };
-            let counts = statistics.values(&format!("{weight}.counts"))?;
-            let count = match counts[..] {
-                [count] if count >= 1.0 => count as u64,
-                _ => bail!("tensor `{weight}.counts`: expected a count above 0, found {counts:?}"),
+            let place = format!("{weight}{COUNTS}");
+            let Some(counts) = statistics.counts(&place)? else {
+                bail!("tensor `{place}` is missing")
             };
-            let width = statistics.values(&name)?.len();
+            if counts.iter().all(|&count| count == 0) {
+                bail!("tensor `{place}`: expected a count above 0, found {counts:?}");
+            }
+            let tensor = statistics.tensor(&name)?;
+            let (rows, width) = (tensor.rows, tensor.cols);
+            if rows != counts.len() {
+                bail!("tensor `{name}`: expected {} rows, as counts, found {rows}", counts.len());
+            }
             statistics.uses.insert(weight.to_string(), statistics.inputs.len());
-            statistics.inputs.push(Input { name, width, count, is_diagonal: true });
+            statistics.inputs.push(Input { name, width, counts, is_diagonal: true });
         }
         if statistics.inputs.is_empty() {
             bail!("the importance matrix has no `.in_sum2` tensors");

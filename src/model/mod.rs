@@ -57,6 +57,13 @@ impl Model {
         words.shape.iter().map(|&dim| self.hparams.dim(dim)).collect()
     }
 
+    /// How many matrices one of its tensors holds: one of each expert, or one.
+    pub fn matrices_in(&self, name: &str) -> usize {
+        let place = self.tensors.place(name);
+        let is_of_experts = place.is_some_and(|(role, _)| role.is_of_experts());
+        self.hparams.experts.filter(|_| is_of_experts).map_or(1, |experts| experts.count)
+    }
+
     /// The forward pass, for texts within the context that the model was first trained on.
     pub fn plan(&self) -> Plan {
         self.plan_for(0)

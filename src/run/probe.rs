@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::plan::{Batch, Op, Plan};
 use crate::run::Options;
 use crate::run::score::log_sum_exp;
-use crate::run::walk::{angles, batch, float, floats, stream};
+use crate::run::walk::{angles, batch, float, floats, products, stream};
 use crate::types::Tensor;
 
 /// Walks through a model of plain floats and tries changes in the layer it has come to.
@@ -76,8 +76,8 @@ impl<'a> Probe<'a> {
         let end = self.plan.layers.get(self.layer + 1).copied().unwrap_or(self.plan.ops.len());
         let mut weights = Vec::new();
         for op in &self.plan.ops[self.plan.layers[self.layer]..end] {
-            let Op::MatMul { parts, .. } = op else { continue };
-            weights.extend(parts.iter().map(|part| self.plan.weights[part.weight.0].clone()));
+            let Some((_, of_op)) = products(&self.plan, op) else { continue };
+            weights.extend(of_op.iter().map(|weight| self.plan.weights[weight.0].clone()));
         }
         let embedding = embedding(&self.plan);
         if self.layer == layers && weights.iter().all(|weight| weight.name != embedding.name) {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Capacity, KvFormat, Values};
 use crate::bail;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::model::Model;
-use crate::plan::{Batch, Op, Part, Plan, Slot};
+use crate::plan::{Batch, Extent, Op, Plan, Slot, Weight};
 use crate::run::Options;
 use crate::types::{Basis, Bytes, ColumnPlanes, Tensor, by_name, whole_name};
 
@@ -33,6 +33,17 @@ pub enum Tap<'a> {
         values: &'a [f32],
         /// Values per row.
         width: usize,
+    },
+    /// What matrices of experts are multiplied with, where each has rows of its own.
+    Experts {
+        /// Names of the weights that share it.
+        weights: Vec<&'a str>,
+        /// `(rows, width)`.
+        values: &'a [f32],
+        /// Values per row.
+        width: usize,
+        /// Each row's expert.
+        chosen: &'a [u32],
     },
     /// Keys after RoPE and values of a layer, as the cache takes them.
     Cache {
@@ -61,7 +72,7 @@ impl<'a> Walk<'a> {
     /// without a name in `folder`.
     ///
     /// # Errors
-    /// If there are no windows, the model has experts, or the file cannot be written.
+    /// If there are no windows, or the file cannot be written.
     pub fn new(
         model: &'a Model,
         options: &'a Options,
@@ -74,7 +85,6 @@ impl<'a> Walk<'a> {
             bail!("calibration: expected windows of one length, found none or others");
         }
         let plan = Arc::new(model.plan());
-        refuse_experts(&plan)?;
         let x = stream(&plan);
         let width = plan.slots[x.0].width;
         let states = States::new(windows.len(), len * width, limit, folder)?;
@@ -153,29 +163,35 @@ pub struct Heard {
     pub weights: Vec<String>,
     /// Values per row.
     pub width: usize,
+    /// Experts that have rows of their own, where there are several.
+    pub experts: Option<usize>,
 }
 
 /// Everything that a walk comes by, in order.
 ///
 /// # Errors
-/// If the model has experts.
+/// None: what is planned has no weights to be wrong.
 pub fn heard(model: &Model) -> Result<Vec<Heard>> {
     let plan = floats(model, |_| true, shell)?;
     let mut all = Vec::new();
     for op in &plan.ops {
         match op {
-            Op::MatMul { input, parts } => {
-                let name = |part: &Part| whole_name(&plan.weights[part.weight.0].name).to_string();
-                let mut weights: Vec<String> = parts.iter().map(name).collect();
+            Op::MatMul { .. } | Op::ExpertMatMul { .. } => {
+                let Some((input, weights)) = products(&plan, op) else { continue };
+                let mut weights: Vec<String> = names(&plan, &weights).map(str::to_string).collect();
                 weights.dedup();
-                let (name, width) = (weights[0].clone(), plan.slots[input.0].width);
-                all.push(Heard { name, weights, width });
+                let (name, info) = (weights[0].clone(), &plan.slots[input.0]);
+                let has_own = matches!(info.extent, Extent::Chosen(_));
+                let experts = model.hparams.experts.filter(|_| has_own);
+                let experts = experts.map(|experts| experts.count).filter(|&count| count > 1);
+                all.push(Heard { name, weights, width: info.width, experts });
             }
             Op::Rope { k, layer, head_len, .. } => {
                 for what in ["keys", "values"] {
                     for head in 0..plan.slots[k.0].width / head_len {
                         let name = format!("blk.{layer}.{what}.{head}");
-                        all.push(Heard { name, weights: Vec::new(), width: *head_len });
+                        let (weights, width) = (Vec::new(), *head_len);
+                        all.push(Heard { name, weights, width, experts: None });
                     }
                 }
             }
@@ -183,7 +199,6 @@ pub fn heard(model: &Model) -> Result<Vec<Heard>> {
             | Op::Angles { .. }
             | Op::Prepare { .. }
             | Op::Route { .. }
-            | Op::ExpertMatMul { .. }
             | Op::Mix { .. }
             | Op::Attend { .. }
             | Op::AddNorm { .. }
@@ -219,14 +234,43 @@ fn listen(
     at: usize,
     tap: &mut dyn FnMut(Tap),
 ) -> Result<()> {
-    let Op::MatMul { input, parts } = &plan.ops[at] else { return Ok(()) };
-    let values = backend.read(*input)?.to_f32();
-    let name = |part: &Part| whole_name(&plan.weights[part.weight.0].name);
-    let mut weights: Vec<&str> = parts.iter().map(name).collect();
+    let op = &plan.ops[at];
+    let Some((input, weights)) = products(plan, op) else { return Ok(()) };
+    let mut weights: Vec<&str> = names(plan, &weights).collect();
     weights.dedup();
-    let width = plan.slots[input.0].width;
-    tap(Tap::Input { weights, values: &values, width });
+    let values = backend.read(input)?.to_f32();
+    let info = &plan.slots[input.0];
+    let (width, values) = (info.width, &values[..]);
+    match (op, info.extent) {
+        (Op::ExpertMatMul { chosen, .. }, Extent::Chosen(_)) => {
+            let Values::U32(chosen) = backend.read(*chosen)? else { unreachable!("indices") };
+            tap(Tap::Experts { weights, values, width, chosen: &chosen });
+        }
+        _ => tap(Tap::Input { weights, values, width }),
+    }
     Ok(())
+}
+
+/// The input of an op's matrices, and the matrices; none of one that chooses experts, which is
+/// never coded.
+///
+/// Where all experts read one input, it is heard once for all of them, whoever is chosen: an input
+/// is as wide as the model, and a text has too few tokens per expert for so many directions.
+pub(crate) fn products(plan: &Plan, op: &Op) -> Option<(Slot, Vec<Weight>)> {
+    let routed = plan.ops.iter().find_map(|op| match op {
+        Op::Route { scores, .. } => Some(*scores),
+        _ => None,
+    });
+    match op {
+        Op::MatMul { parts, .. } if parts.iter().any(|part| Some(part.out) == routed) => None,
+        Op::MatMul { input, .. } | Op::ExpertMatMul { input, .. } => Some((*input, of_op(op))),
+        _ => None,
+    }
+}
+
+/// Names of whole weights.
+fn names<'a>(plan: &'a Plan, weights: &[Weight]) -> impl Iterator<Item = &'a str> {
+    weights.iter().map(|weight| whole_name(&plan.weights[weight.0].name))
 }
 
 /// The product of the head.
@@ -259,45 +303,38 @@ pub(crate) fn batch(window: &[u32], rows: Range<usize>) -> Batch {
     batch
 }
 
-/// Refuses a model with experts, whose inputs are other rows for every expert: nothing listens to
-/// them yet, or finds the way back through them.
-///
-/// # Errors
-/// If the model has experts.
-pub fn refuse_experts(plan: &Plan) -> Result<()> {
-    if !plan.has_experts() {
-        return Ok(());
-    }
-    let message = "calibration: expected a model without experts, found one with experts";
-    let hint = "they are converted without --calibrate, --bits, --size and --fine-tune";
-    Err(Error::new(message).with_hint(hint))
-}
-
 /// The plan of a model in which `make` replaced the matrices of the wanted layers; the number of
 /// layers stands for the head.
 ///
 /// # Errors
-/// If `make` fails, or the model has experts.
+/// If `make` fails.
 pub(crate) fn floats(
     model: &Model,
     wanted: impl Fn(usize) -> bool,
     make: fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Plan> {
     let plan = model.plan();
-    refuse_experts(&plan)?;
     let layers = plan.layers.len() - 1;
     let mut replaced = HashMap::new();
     for layer in (0..=layers).filter(|&layer| wanted(layer)) {
         let end = plan.layers.get(layer + 1).copied().unwrap_or(plan.ops.len());
         for op in &plan.ops[plan.layers[layer]..end] {
-            let Op::MatMul { parts, .. } = op else { continue };
-            for part in parts {
-                let tensor = &plan.weights[part.weight.0];
+            for weight in of_op(op) {
+                let tensor = &plan.weights[weight.0];
                 replaced.insert(tensor.name.clone(), make(tensor)?);
             }
         }
     }
     Ok(model.with(&replaced).plan())
+}
+
+/// The matrices of an op.
+fn of_op(op: &Op) -> Vec<Weight> {
+    match op {
+        Op::MatMul { parts, .. } => parts.iter().map(|part| part.weight).collect(),
+        Op::ExpertMatMul { parts, .. } => parts.iter().map(|part| part.weight).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A weight as plain floats in the model's own basis.

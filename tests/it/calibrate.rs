@@ -81,7 +81,7 @@ fn statistics_are_the_moments_of_every_input() {
         row.iter_mut().zip(&gains).for_each(|(x, gain)| *x *= scale * gain);
         expected.add(&row);
     }
-    let found = statistics.moments(statistics.use_of("blk.0.attn_k.weight").unwrap()).unwrap();
+    let found = statistics.moments(statistics.use_of("blk.0.attn_k.weight").unwrap(), 0).unwrap();
     assert_eq!(found.count, 270);
     let (expected, found) = (expected.whole(), found.whole());
     let size = expected.iter().fold(0.0_f64, |size, x| size.max(x.abs()));
@@ -106,6 +106,7 @@ fn walks_with_little_memory_come_by_the_same() {
             Tap::Input { weights, values, .. } => {
                 heard.push((weights.join(" "), values.to_vec()));
             }
+            Tap::Experts { .. } => panic!("the model has no experts"),
             Tap::Cache { keys, values, .. } => {
                 heard.push(("cache".to_string(), [keys, values].concat()));
             }

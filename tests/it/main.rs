@@ -19,6 +19,7 @@ mod gguf;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod grids;
+mod heard_experts;
 mod higgs;
 mod hostile;
 mod import;

@@ -62,7 +62,7 @@ impl Head {
         slots.extend(floats.map(|(name, width)| slot(name, width, Format::F32)));
         let plan = Plan {
             slots,
-            weights: vec![student.clone(), teacher.clone(), turned(student)],
+            weights: vec![student.clone(), teacher.clone(), turned(student, 1)],
             ops: vec![
                 product(HIDDEN, 0, LOGITS),
                 product(TAUGHT, 1, ANSWERS),

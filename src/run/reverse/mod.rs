@@ -6,6 +6,7 @@
 //! the sum over tokens of the row's output times the output's gradient.
 
 mod attention;
+mod experts;
 mod head;
 mod local;
 mod pass;
@@ -81,7 +82,7 @@ pub struct Student {
     factors: Factors,
 }
 
-/// The ops that stand for one [`Op::MatMul`].
+/// The ops that stand for one [`Op::MatMul`] or [`Op::ExpertMatMul`].
 struct Product {
     /// The same without factors, bias and sum.
     op: usize,
@@ -136,8 +137,23 @@ impl Student {
         let head = Head::new(model, options, &plan.weights[head.0], &taught.head)?;
         let mut products = HashMap::new();
         for at in 0..end {
-            if let Op::MatMul { input, parts } = plan.ops[at].clone() {
-                products.insert(at, add_product(&mut plan, input, &parts));
+            match plan.ops[at].clone() {
+                Op::MatMul { input, parts } => {
+                    products.insert(at, add_product(&mut plan, input, &parts));
+                }
+                Op::ExpertMatMul { input, chosen, parts } => {
+                    let product = experts::add_product(&mut plan, input, chosen, &parts);
+                    products.insert(at, product);
+                }
+                Op::Embed { .. }
+                | Op::Angles { .. }
+                | Op::Prepare { .. }
+                | Op::Route { .. }
+                | Op::Mix { .. }
+                | Op::Rope { .. }
+                | Op::Attend { .. }
+                | Op::AddNorm { .. }
+                | Op::SoftCap { .. } => {}
             }
         }
         let options = options.clone();
@@ -181,11 +197,11 @@ fn add_product(plan: &mut Plan, input: Slot, parts: &[Part]) -> Product {
     for (part, name) in parts.iter().zip(RAW) {
         let weight = plan.weights[part.weight.0].clone();
         let [raw, slopes, back] = [
-            slot(plan, name, weight.rows),
-            slot(plan, "slopes", weight.rows),
-            slot(plan, "back", weight.cols),
+            slot(plan, name, Extent::Tokens, weight.rows),
+            slot(plan, "slopes", Extent::Tokens, weight.rows),
+            slot(plan, "back", Extent::Tokens, weight.cols),
         ];
-        plan.weights.push(turned(&weight));
+        plan.weights.push(turned(&weight, 1));
         plan.ops.push(product(slopes, plan.weights.len() - 1, back));
         ways.push(Way { raw, slopes, op: plan.ops.len() - 1, back });
         plain.push(Part { bias: None, add: false, out: raw, ..*part });
@@ -197,13 +213,14 @@ fn add_product(plan: &mut Plan, input: Slot, parts: &[Part]) -> Product {
 /// Names of products that are there at once: queries, keys and values.
 const RAW: [&str; 3] = ["raw 1", "raw 2", "raw 3"];
 
-/// The slot of this name and width.
-fn slot(plan: &mut Plan, name: &'static str, width: usize) -> Slot {
-    let is_it = |slot: &SlotInfo| slot.name == name && slot.width == width;
+/// The slot of this name and shape.
+fn slot(plan: &mut Plan, name: &'static str, extent: Extent, width: usize) -> Slot {
+    let shape = (name, extent, width);
+    let is_it = |slot: &SlotInfo| (slot.name, slot.extent, slot.width) == shape;
     if let Some(at) = plan.slots.iter().position(is_it) {
         return Slot(at);
     }
-    plan.slots.push(SlotInfo { name, extent: Extent::Tokens, width, format: Format::F32 });
+    plan.slots.push(SlotInfo { name, extent, width, format: Format::F32 });
     Slot(plan.slots.len() - 1)
 }
 
@@ -272,23 +289,25 @@ fn plain(tensor: &Tensor) -> Result<Tensor> {
     Ok(of_halves(&tensor, values.iter().map(|&value| f16::from_f32(value).to_bits()).collect()))
 }
 
-/// A plain weight with rows and columns changed over.
-fn turned(tensor: &Tensor) -> Tensor {
-    let (rows, cols) = (tensor.rows, tensor.cols);
+/// A plain weight with rows and columns changed over, in each of its matrices.
+fn turned(tensor: &Tensor, matrices: usize) -> Tensor {
+    let (rows, cols) = (tensor.rows / matrices, tensor.cols);
     let from: &[u16] = bytemuck::cast_slice(&tensor.codes);
     let mut to = vec![0; from.len()];
     // In tiles, which stay in the first cache.
     const TILE: usize = 32;
-    for first in (0..rows).step_by(TILE) {
-        for col in (0..cols).step_by(TILE) {
-            for row in first..(first + TILE).min(rows) {
-                for col in col..(col + TILE).min(cols) {
-                    to[col * rows + row] = from[row * cols + col];
+    for (from, to) in from.chunks_exact(rows * cols).zip(to.chunks_exact_mut(rows * cols)) {
+        for first in (0..rows).step_by(TILE) {
+            for col in (0..cols).step_by(TILE) {
+                for row in first..(first + TILE).min(rows) {
+                    for col in col..(col + TILE).min(cols) {
+                        to[col * rows + row] = from[row * cols + col];
+                    }
                 }
             }
         }
     }
-    of_halves(&Tensor { rows: cols, cols: rows, ..tensor.clone() }, to)
+    of_halves(&Tensor { rows: matrices * cols, cols: rows, ..tensor.clone() }, to)
 }
 
 fn of_halves(tensor: &Tensor, values: Vec<u16>) -> Tensor {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::attention::{Gradients, Head};
-use super::{Factors, Product, local, vector, zeros};
+use super::{Factors, Product, experts, local, vector, zeros};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Values};
 use crate::error::Result;
@@ -18,11 +18,11 @@ type Shared = Arc<Vec<f32>>;
 
 /// A pass under way.
 pub(super) struct Pass<'a> {
-    backend: Cpu,
-    plan: Arc<Plan>,
-    products: &'a HashMap<usize, Product>,
+    pub(super) backend: Cpu,
+    pub(super) plan: Arc<Plan>,
+    pub(super) products: &'a HashMap<usize, Product>,
     level: Level,
-    factors: &'a Factors,
+    pub(super) factors: &'a Factors,
     pub(super) gradient: Factors,
     /// What slots hold now.
     values: HashMap<Slot, Shared>,
@@ -40,6 +40,12 @@ enum Saved {
     Gated(Shared, Shared),
     /// The products alone.
     Products(Vec<Vec<f32>>),
+    /// The same, and the expert of each row.
+    Experts(Vec<Vec<f32>>, Vec<u32>),
+    /// Which experts, and their shares.
+    Routed(Vec<u32>, Shared),
+    /// What experts said, and their shares.
+    Mixed(Shared, Shared),
     Rope {
         /// Queries and keys before the norm.
         before: [Shared; 2],
@@ -92,6 +98,7 @@ impl<'a> Pass<'a> {
                     Saved::Gated(self.value(*gate)?, self.value(*up)?)
                 }
                 Op::AddNorm { y, .. } => Saved::Rows(self.value(*y)?),
+                Op::Mix { y, shares, .. } => Saved::Mixed(self.value(*y)?, self.value(*shares)?),
                 Op::Rope { q, k, v, .. } => {
                     let before = [self.value(*q)?, self.value(*k)?];
                     let v = self.value(*v)?;
@@ -104,7 +111,6 @@ impl<'a> Pass<'a> {
                 | Op::MatMul { .. }
                 | Op::Route { .. }
                 | Op::ExpertMatMul { .. }
-                | Op::Mix { .. }
                 | Op::Attend { .. }
                 | Op::SoftCap { .. } => Saved::Nothing,
             };
@@ -113,11 +119,20 @@ impl<'a> Pass<'a> {
                 self.saved.push(Saved::Products(products));
                 continue;
             }
+            if let Op::ExpertMatMul { chosen, parts, .. } = op {
+                let chosen = self.indices(*chosen)?;
+                let products = self.expert_mat_mul(at, &chosen, parts)?;
+                self.saved.push(Saved::Experts(products, chosen));
+                continue;
+            }
             self.backend.run_ops(at..at + 1)?;
             op.writes().iter().for_each(|slot| drop(self.values.remove(slot)));
             let saved = match (op, before) {
                 (Op::Rope { q, k, .. }, Saved::Rope { before, after: [_, _, v] }) => {
                     Saved::Rope { before, after: [self.value(*q)?, self.value(*k)?, v] }
+                }
+                (Op::Route { chosen, shares, .. }, _) => {
+                    Saved::Routed(self.indices(*chosen)?, self.value(*shares)?)
                 }
                 (_, before) => before,
             };
@@ -157,7 +172,7 @@ impl<'a> Pass<'a> {
         Ok(products)
     }
 
-    fn put(&mut self, slot: Slot, values: Vec<f32>) -> Result<()> {
+    pub(super) fn put(&mut self, slot: Slot, values: Vec<f32>) -> Result<()> {
         let values = Values::F32(values);
         self.backend.write(slot, &values)?;
         let Values::F32(values) = values else { unreachable!("floats") };
@@ -179,6 +194,23 @@ impl<'a> Pass<'a> {
                 (Op::MatMul { input, parts }, Saved::Products(products)) => {
                     self.products(at, *input, parts, &products)?;
                 }
+                (Op::ExpertMatMul { input, chosen, parts }, Saved::Experts(products, experts)) => {
+                    let (input, chosen) = (*input, *chosen);
+                    self.expert_products(at, (input, chosen), parts, (&products, experts))?;
+                }
+                (Op::Route { scores, shares, .. }, Saved::Routed(chosen, values)) => {
+                    let d_shares = self.take(*shares);
+                    let experts = plan.slots[scores.0].width;
+                    let used = plan.slots[shares.0].width;
+                    let d = experts::route(&chosen, &values, &d_shares, (experts, used));
+                    self.add(*scores, d);
+                }
+                (Op::Mix { x, y, shares }, Saved::Mixed(ys, values)) => {
+                    let width = plan.slots[x.0].width;
+                    let (d_y, d_shares) = experts::mix(&ys, &values, &self.slopes[x], width);
+                    self.add(*y, d_y);
+                    self.add(*shares, d_shares);
+                }
                 (op @ Op::Rope { .. }, Saved::Rope { before, after }) => {
                     self.rope(op, &before)?;
                     drop(after);
@@ -196,14 +228,14 @@ impl<'a> Pass<'a> {
         Ok(self.gradient)
     }
 
-    fn add(&mut self, slot: Slot, values: Vec<f32>) {
+    pub(super) fn add(&mut self, slot: Slot, values: Vec<f32>) {
         match self.slopes.get_mut(&slot) {
             Some(slopes) => slopes.iter_mut().zip(values).for_each(|(slope, d)| *slope += d),
             None => drop(self.slopes.insert(slot, values)),
         }
     }
 
-    fn take(&mut self, slot: Slot) -> Vec<f32> {
+    pub(super) fn take(&mut self, slot: Slot) -> Vec<f32> {
         self.slopes.remove(&slot).expect("every result is used")
     }
 
