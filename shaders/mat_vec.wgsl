@@ -14,6 +14,7 @@
 // import reduce
 // import out
 // import extent
+// import activations
 
 const THREADS = 128u;
 const COLS = 576u; // values of a row
@@ -22,18 +23,6 @@ const ROWS = 2u; // rows of weights at once, per team
 const BLOCK_ROWS = 32u; // rows of weights per workgroup
 const ACTIVATION_GROUP = 32u; // values that share an activation's scale
 const OUT_STRIDE = 576u;
-
-@group(0) @binding(0) var<storage, read> input: array<vec4<u32>>;
-@group(0) @binding(0) var<storage, read> input_scales: array<f32>;
-
-// The scales of the two halves of a run of an activation.
-fn scales_of(column: u32, at: u32) -> vec2<f32> {
-    let index = (column * COLS + at) / ACTIVATION_GROUP;
-    if (ACTIVATION_GROUP >= 32u) {
-        return vec2(input_scales[index]);
-    }
-    return vec2(input_scales[index], input_scales[index + 1u]);
-}
 
 // section
 const HEIGHT = 576u; // rows of this matrix

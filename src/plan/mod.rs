@@ -101,13 +101,6 @@ pub struct Plan {
     pub logits: Slot,
 }
 
-impl Plan {
-    /// Whether an op chooses experts by row: what only some backends run.
-    pub fn has_experts(&self) -> bool {
-        self.ops.iter().any(Op::is_of_experts)
-    }
-}
-
 /// The rows of one run of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {

@@ -212,11 +212,6 @@ impl Op {
         }
     }
 
-    /// Whether it chooses experts, or runs those that were chosen.
-    pub fn is_of_experts(&self) -> bool {
-        matches!(self, Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. })
-    }
-
     /// The slots that the op writes.
     pub fn writes(&self) -> Vec<Slot> {
         match self {

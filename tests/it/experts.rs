@@ -169,6 +169,33 @@ fn ops_match_the_reference() {
     }
 }
 
+/// The same on a GPU, also where the matrices of all experts are more than a binding holds.
+#[cfg(feature = "gpu")]
+#[test]
+fn shaders_match_the_reference() {
+    use gridmill::backend::gpu::device::Mask;
+    use gridmill::backend::gpu::{Gpu, Options};
+
+    let small = Mask { binding_bytes_max: 32 << 10, subgroups: false, ..Mask::NONE };
+    let plain = Mask { packed_dot: false, ..Mask::NONE };
+    for (what, mask) in [("all", Mask::NONE), ("small bindings", small), ("no packs", plain)] {
+        let Some(device) = crate::gpu::device(mask) else { return };
+        for (kind, basis) in KINDS {
+            let plan = Arc::new(plan(kind, basis));
+            let mut oracle = Reference::new(plan.clone(), CAPACITY);
+            let ops = 0..plan.ops.len();
+            let gpu = Gpu::new(device.clone(), plan.clone(), CAPACITY, ops, Options::default());
+            let mut gpu = gpu.expect("a plan to run");
+            for rows in [1, 3, 40] {
+                let found = verify(&mut oracle, &mut gpu, &batch(rows), &mut |_| ());
+                for difference in found.expect("room for the batch") {
+                    assert!(difference.is_fine(), "{kind} {what}, {rows} rows: {difference:?}");
+                }
+            }
+        }
+    }
+}
+
 /// Pieces of experts are shared out as the batch falls, and no bit depends on how.
 #[test]
 fn results_do_not_depend_on_threads() {
@@ -190,10 +217,17 @@ fn the_largest_scores_are_chosen() {
         let slot = plan.slots.iter().position(|slot| slot.name == name);
         Slot(slot.expect("a slot of the plan"))
     };
-    let backends: [Box<dyn Backend>; 2] = [
+    let mut backends: Vec<Box<dyn Backend>> = vec![
         Box::new(Reference::new(plan.clone(), CAPACITY)),
         Box::new(Cpu::new(plan.clone(), CAPACITY, 1, Level::best()).expect("a plan to run")),
     ];
+    #[cfg(feature = "gpu")]
+    if let Some(device) = crate::gpu::device(gridmill::backend::gpu::device::Mask::NONE) {
+        use gridmill::backend::gpu::Gpu;
+        let ops = 0..plan.ops.len();
+        let gpu = Gpu::new(device, plan.clone(), CAPACITY, ops, Default::default());
+        backends.push(Box::new(gpu.expect("a plan to run")));
+    }
     for mut backend in backends {
         for (scores, chosen, shares) in [
             ([0.0, 2.0, 1.0, -1.0, 0.5], [1, 2], [0.731_058_6, 0.268_941_4]),
@@ -375,29 +409,5 @@ fn bad_models_are_refused() {
         let options = Options { device: Device::Reference, ..Options::default() };
         let error = Session::open(&open(&path), &options).err().expect("a model to refuse");
         assert_eq!(error.to_string(), format!("{}: {expected}", path.display()));
-    }
-}
-
-/// No shader runs experts: a GPU that is asked for refuses, and one that is not is not taken.
-#[cfg(feature = "gpu")]
-#[test]
-fn gpus_leave_experts_to_the_cpu() {
-    use gridmill::backend::gpu::refuse;
-
-    let source = open(&model_path(&format!("{NAME}.gguf")));
-    let plan = Model::new(&source).expect("a model of ours").plan();
-    let all = 0..plan.ops.len();
-    let error = refuse(&plan, all.clone()).expect_err("experts");
-    let expected = "expected ops that a GPU runs, found `route`: the model has experts";
-    assert_eq!(error.to_string(), expected);
-    assert_eq!(error.hint(), Some("--device cpu runs the model"));
-    assert!(refuse(&plan, *plan.layers.last().expect("an end")..all.end).is_ok());
-
-    let options = |device| Options { device, ..Options::default() };
-    let session = Session::open(&source, &options(Device::Auto)).expect("the CPU");
-    assert!(session.device().starts_with("cpu ("), "{}", session.device());
-    for (index, _) in gridmill::backend::gpu::device::adapters().iter().enumerate() {
-        let error = Session::open(&source, &options(Device::Gpu(index))).err();
-        assert_eq!(error.expect("a refusal").to_string(), expected);
     }
 }

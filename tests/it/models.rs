@@ -98,15 +98,6 @@ pub(crate) fn devices() -> Vec<Options> {
     all.collect()
 }
 
-/// Those of [`devices`] that run a model: GPUs choose no experts, and say so.
-fn devices_of(name: &str) -> Vec<Options> {
-    let mut devices = devices();
-    if name == "qwen3moe" {
-        devices.retain(|options| matches!(options.device, Device::Reference | Device::Cpu));
-    }
-    devices
-}
-
 /// The first adapter, whole and with a layer on the CPU.
 #[cfg(feature = "gpu")]
 fn gpus(options: impl Fn(Device, Level) -> Options) -> Vec<Options> {
@@ -210,7 +201,7 @@ fn the_list_is_complete() {
 fn logits_are_those_of_transformers() {
     for name in NAMES {
         let (source, golden) = (open(&model_path(&format!("{name}.gguf"))), golden(name));
-        for options in devices_of(name) {
+        for options in devices() {
             for (way, run) in WAYS {
                 let found = run(&source, &options, &golden);
                 for (found, golden) in found.iter().zip(&golden) {

@@ -134,6 +134,26 @@ fn walks_of_points_are_valid() {
 }
 
 #[test]
+fn matrices_of_experts_of_every_type_are_valid() {
+    for (_, shader) in types() {
+        let kernel = if shader.chunk == 0 { "expert_mat_vec_float" } else { "expert_mat_vec" };
+        for (reduce, dot) in [
+            ("reduce_subgroup", "dot_packed"),
+            ("reduce_subgroup_fixed", "dot_float"),
+            ("reduce_shared", "dot_float"),
+        ] {
+            let choices = Choices::default()
+                .import("reduce", shared(reduce))
+                .import("dot", shared(dot))
+                .import("out", shared("out_set"))
+                .set("COLS", 512_usize);
+            let sections = vec![section(&shader, false)];
+            check(&Recipe { kernel, choices, sections });
+        }
+    }
+}
+
+#[test]
 fn matrices_of_two_types_are_valid() {
     let types = types();
     let integers: Vec<_> = types.iter().filter(|(_, shader)| shader.chunk > 0).collect();
@@ -217,8 +237,18 @@ fn the_other_kernels_are_valid() {
         "top" => vec!["candidates_logits", "candidates_kept"],
         _ => vec![""],
     };
-    let others =
-        ["add_norm", "angles", "combine", "halves", "sample", "sample_peaks", "soft_cap", "top"];
+    let others = [
+        "add_norm",
+        "angles",
+        "combine",
+        "halves",
+        "mix",
+        "route",
+        "sample",
+        "sample_peaks",
+        "soft_cap",
+        "top",
+    ];
     for name in others {
         for candidates in choices(name) {
             let mut choices = Choices::default();
@@ -230,6 +260,7 @@ fn the_other_kernels_are_valid() {
     }
     let tested_above = ["attend", "attend_tile", "embed", "embed_float", "mat_mat", NOT_DX12];
     let tested_above = tested_above.iter().chain(&["mat_mat_float", "mat_vec", "mat_vec_float"]);
+    let tested_above = tested_above.chain(&["expert_mat_vec", "expert_mat_vec_float"]);
     let known: Vec<&str> =
         tested_above.chain(&["prepare", "rope"]).chain(&others).copied().collect();
     for (name, _) in KERNELS {

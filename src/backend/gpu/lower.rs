@@ -8,10 +8,10 @@ use super::memory::buffer;
 use super::shader::{Choices, Recipe, shared};
 use super::upload::Uploader;
 use super::weights::{self, Section};
-use super::{Core, attention, mat_mul};
+use super::{Core, attention, experts, mat_mul};
 use crate::backend::Capacity;
 use crate::error::Result;
-use crate::plan::{Activation, Extent, Format, Input, Norm, Op, Plan, Slot, Transform};
+use crate::plan::{Activation, Extent, Format, Input, Norm, Op, Plan, Slot, SlotInfo, Transform};
 use crate::transform::Paley;
 use crate::types::Basis;
 
@@ -53,6 +53,8 @@ pub(super) enum Count {
     Rows(usize),
     /// One per so many rows that want logits.
     LogitRows(usize),
+    /// So many per row.
+    Chosen(usize),
     /// One per so many cells that a row sees, at most the second number of them.
     Cells(usize, usize),
 }
@@ -71,6 +73,7 @@ impl Count {
             Count::Fixed(count) => count,
             Count::Rows(per) => size.rows.div_ceil(per),
             Count::LogitRows(per) => size.logit_rows.div_ceil(per),
+            Count::Chosen(count) => size.rows * count,
             Count::Cells(per, cells) => size.cells.min(cells).div_ceil(per),
         };
         u32::try_from(count).expect("grids are small")
@@ -153,7 +156,8 @@ impl Work {
         let fits = (SCORES_BYTES / (8 * share)).max(16);
         let split_cells = if wish <= fits { wish } else { 1 << fits.ilog2() };
         let splits_max = capacity.context.div_ceil(split_cells);
-        let lines = capacity.rows.max(capacity.logit_rows) * width.unwrap_or(0);
+        let rows = |slot: &SlotInfo| slot.extent.rows(capacity.rows, capacity.logit_rows);
+        let lines = plan.slots.iter().map(rows).max().unwrap_or(0) * width.unwrap_or(0);
         let needs_line = plan.ops.iter().any(|op| match op {
             Op::Prepare { transform, out, .. } => !line_fits(
                 device,
@@ -243,10 +247,12 @@ pub(super) fn upload(
             vectors.extend([q_norm, k_norm].into_iter().flatten().map(|norm| norm.weight));
         }
         Op::AddNorm { norm, .. } => vectors.push(norm.weight),
-        Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. } => {
-            unreachable!("refused when the plan is loaded")
+        Op::ExpertMatMul { parts, .. } => {
+            for part in parts {
+                weights.add_matrix(device, up, plan, &[experts::as_part(part)], places)?;
+            }
         }
-        Op::Attend { .. } | Op::SoftCap { .. } => {}
+        Op::Route { .. } | Op::Mix { .. } | Op::Attend { .. } | Op::SoftCap { .. } => {}
     }
     for vector in vectors {
         weights.add_vector(device, up, plan, vector)?;
@@ -330,11 +336,12 @@ pub(super) fn named(name: &str, buffer: &wgpu::Buffer) -> (String, wgpu::Buffer)
     (name.to_string(), buffer.clone())
 }
 
+/// One per so many rows of a slot; per row where there are several for a row of the batch.
 pub(super) fn rows_of(core: &Core, slot: Slot, per: usize) -> Count {
     match core.plan.slots[slot.0].extent {
         Extent::Tokens => Count::Rows(per),
         Extent::LogitRows => Count::LogitRows(per),
-        Extent::Chosen(_) => unreachable!("refused when the plan is loaded"),
+        Extent::Chosen(count) => Count::Chosen(count),
     }
 }
 
@@ -367,9 +374,7 @@ pub(super) fn plan_op(core: &Core, at: usize, form: Form) -> Vec<Step> {
             vec![prepare(core, *input, *rows, *norm, *transform, *out, attend)]
         }
         Op::MatMul { input, parts } => mat_mul::steps(core, *input, parts, form),
-        Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. } => {
-            unreachable!("refused when the plan is loaded")
-        }
+        Op::Route { .. } | Op::ExpertMatMul { .. } | Op::Mix { .. } => experts::steps(core, op),
         Op::Rope { .. } => vec![attention::rope(core, op)],
         Op::Attend { .. } => attention::attend(core, op, form),
         Op::AddNorm { x, y, norm } => vec![add_norm(core, *x, *y, *norm)],

@@ -110,7 +110,7 @@ pub(super) fn section_buffers(sections: &[Section], buffers: &mut Vec<(String, w
 }
 
 /// Copies of tables that fit beside what the kernel uses itself.
-fn copies(core: &Core, sections: &[Section], wish: usize, own_bytes: usize) -> usize {
+pub(super) fn copies(core: &Core, sections: &[Section], wish: usize, own_bytes: usize) -> usize {
     let words: usize = sections.iter().map(Section::table_words).sum();
     let limit = core.device.limits.max_compute_workgroup_storage_size as usize;
     let mut copies = wish.max(1);
@@ -131,7 +131,7 @@ fn common(
     let extent = match info.extent {
         Extent::Tokens => "extent_tokens",
         Extent::LogitRows => "extent_logit_rows",
-        Extent::Chosen(_) => unreachable!("refused when the plan is loaded"),
+        Extent::Chosen(_) => unreachable!("experts have kernels of their own"),
     };
     let dot = if core.device.mask.packed_dot { "dot_packed" } else { "dot_float" };
     let choices = Choices::default()
@@ -153,7 +153,7 @@ fn common(
     }
 }
 
-fn step(
+pub(super) fn step(
     recipe: Recipe,
     buffers: Vec<(String, wgpu::Buffer)>,
     grid: Grid,
@@ -164,6 +164,17 @@ fn step(
     let planes = sections.iter().flat_map(|section| &section.buffers);
     let bytes = planes.filter(|(name, _)| *name != "table").map(|(_, buffer)| buffer.size()).sum();
     Step { recipe, buffers, grid, what: format!("{kind} {rows}x{cols}"), bytes }
+}
+
+/// How a team adds up, and its lanes: at most, where that is known at run time only.
+pub(super) fn reduce(core: &Core) -> (&'static str, usize) {
+    let info = &core.device.info;
+    let (least, most) = (info.subgroup_min_size as usize, info.subgroup_max_size as usize);
+    match core.device.mask.subgroups {
+        true if least == most && most > 0 => ("reduce_subgroup_fixed", most),
+        true => ("reduce_subgroup", most.max(4)),
+        false => ("reduce_shared", 16),
+    }
 }
 
 /// Few rows of activations: a team takes rows of weights.
@@ -177,13 +188,7 @@ pub(super) fn vec_step(
 ) -> Step {
     let (choices, mut buffers, is_float) = common(core, input, parts);
     let rows = if columns == 1 { variant.rows } else { ROWS_OF_COLUMNS };
-    let info = &core.device.info;
-    let (least, most) = (info.subgroup_min_size as usize, info.subgroup_max_size as usize);
-    let (reduce, lanes) = match core.device.mask.subgroups {
-        true if least == most && most > 0 => ("reduce_subgroup_fixed", most),
-        true => ("reduce_subgroup", most.max(4)),
-        false => ("reduce_shared", 16),
-    };
+    let (reduce, lanes) = reduce(core);
     let activation_group = match core.plan.slots[input.0].format {
         Format::Int8 { group } => group,
         Format::F32 | Format::U32 => 0,

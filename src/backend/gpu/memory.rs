@@ -103,13 +103,15 @@ fn families(plan: &Plan) -> Vec<usize> {
             Op::MatMul { parts, .. } => {
                 unite(&parts.iter().map(|part| part.out).collect::<Vec<_>>());
             }
+            Op::ExpertMatMul { parts, .. } => {
+                unite(&parts.iter().map(|part| part.out).collect::<Vec<_>>());
+            }
             Op::Rope { q, k, v, .. } => unite(&[*q, *k, *v]),
             Op::Prepare { input: Input::Gated { gate, up, .. }, .. } => unite(&[*gate, *up]),
             Op::Prepare { .. }
             | Op::Embed { .. }
             | Op::Angles { .. }
             | Op::Route { .. }
-            | Op::ExpertMatMul { .. }
             | Op::Mix { .. }
             | Op::Attend { .. }
             | Op::AddNorm { .. }

@@ -1,7 +1,7 @@
 //! Any bytes as rows of any type: decode and unpack must not panic, and agree on their lengths.
 //!
-//! Input: type, columns in blocks, group, rows and the first one (a byte each); then codes, norms and table, each
-//! padded with zeros where the input is too short.
+//! Input: type, columns in blocks, group, rows and the first one (a byte each); then codes, norms
+//! and table, each padded with zeros where the input is too short.
 
 #![no_main]
 
