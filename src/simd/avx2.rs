@@ -109,6 +109,45 @@ impl Simd for Avx2 {
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
+        fn dot4_unsigned(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+            // Two products of at most 127 * 127 fit into 16 bits.
+            let pairs = _mm256_maddubs_epi16(w, x);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+        unsafe fn load_i8(at: *const i8) -> __m256 {
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())))
+        }
+        unsafe fn load_i8_twice(at: *const i8) -> __m256 {
+            let four = _mm_cvtsi32_si128(at.cast::<i32>().read_unaligned());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpacklo_epi8(four, four)))
+        }
+        unsafe fn load_twice(at: *const i8, _stride: usize) -> __m256i {
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(at.cast()))
+        }
+        unsafe fn load_runs(at: *const i8, _stride: usize) -> __m256i {
+            _mm256_loadu_si256(at.cast())
+        }
+        fn splat_byte(x: i8) -> __m256i { _mm256_set1_epi8(x) }
+        fn spread_bits(bits: u64) -> __m256i {
+            // Each byte is given the eight bits that its own is among, and keeps that one.
+            let order = _mm256_setr_epi64x(
+                0,
+                0x0101_0101_0101_0101,
+                0x0202_0202_0202_0202,
+                0x0303_0303_0303_0303,
+            );
+            let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+            let bits = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), order);
+            _mm256_cmpeq_epi8(_mm256_and_si256(bits, own), own)
+        }
+        fn and(a: __m256i, b: __m256i) -> __m256i { _mm256_and_si256(a, b) }
+        fn or(a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
+        fn sub_bytes(a: __m256i, b: __m256i) -> __m256i { _mm256_sub_epi8(a, b) }
+        fn shift_down(a: __m256i, counts: __m256i) -> __m256i { _mm256_srlv_epi32(a, counts) }
+        fn shift_up(a: __m256i, counts: __m256i) -> __m256i { _mm256_sllv_epi32(a, counts) }
+        fn look_up_16(table: __m256i, codes: __m256i) -> __m256i {
+            _mm256_shuffle_epi8(table, codes)
+        }
         unsafe fn points(at: [*const i8; 8]) -> [__m256i; 2] {
             let mut points = [_mm_setzero_si128(); 8];
             for i in 0..8 {

@@ -132,6 +132,36 @@ impl Simd for Avx512 {
         fn dot4(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
             _mm512_dpbusd_epi32(sum, w, x)
         }
+        fn dot4_unsigned(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+            _mm512_dpbusd_epi32(sum, w, x)
+        }
+        unsafe fn load_i8(at: *const i8) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast())))
+        }
+        unsafe fn load_i8_twice(at: *const i8) -> __m512 {
+            let eight = _mm_loadl_epi64(at.cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_unpacklo_epi8(eight, eight)))
+        }
+        unsafe fn load_twice(at: *const i8, stride: usize) -> __m512i {
+            let low = _mm256_broadcastsi128_si256(_mm_loadu_si128(at.cast()));
+            let high = _mm256_broadcastsi128_si256(_mm_loadu_si128(at.add(stride).cast()));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+        unsafe fn load_runs(at: *const i8, stride: usize) -> __m512i {
+            let low = _mm256_loadu_si256(at.cast());
+            let high = _mm256_loadu_si256(at.add(stride).cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        }
+        fn splat_byte(x: i8) -> __m512i { _mm512_set1_epi8(x) }
+        fn spread_bits(bits: u64) -> __m512i { _mm512_movm_epi8(bits) }
+        fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
+        fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn sub_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi8(a, b) }
+        fn shift_down(a: __m512i, counts: __m512i) -> __m512i { _mm512_srlv_epi32(a, counts) }
+        fn shift_up(a: __m512i, counts: __m512i) -> __m512i { _mm512_sllv_epi32(a, counts) }
+        fn look_up_16(table: __m512i, codes: __m512i) -> __m512i {
+            _mm512_shuffle_epi8(table, codes)
+        }
         unsafe fn points(at: [*const i8; 8]) -> [__m512i; 1] {
             let mut points = [_mm_setzero_si128(); 8];
             for i in 0..8 {

@@ -131,6 +131,38 @@ impl Simd for Neon {
             );
             sum
         }
+        fn dot4_unsigned(sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+            Neon(()).dot4(sum, w, x)
+        }
+        unsafe fn load_i8(at: *const i8) -> float32x4_t {
+            let four = vdup_n_s32(at.cast::<i32>().read_unaligned());
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(four)))))
+        }
+        unsafe fn load_i8_twice(at: *const i8) -> float32x4_t {
+            let two = vreinterpret_s8_s16(vdup_n_s16(at.cast::<i16>().read_unaligned()));
+            let twice = vmovl_s16(vget_low_s16(vmovl_s8(vzip1_s8(two, two))));
+            vcvtq_f32_s32(twice)
+        }
+        unsafe fn load_twice(at: *const i8, _stride: usize) -> int8x16_t { vld1q_s8(at) }
+        unsafe fn load_runs(at: *const i8, _stride: usize) -> int8x16_t { vld1q_s8(at) }
+        fn splat_byte(x: i8) -> int8x16_t { vdupq_n_s8(x) }
+        fn spread_bits(bits: u64) -> int8x16_t {
+            let own = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+            let bits = vcombine_u8(vdup_n_u8(bits as u8), vdup_n_u8((bits >> 8) as u8));
+            vreinterpretq_s8_u8(vtstq_u8(bits, own))
+        }
+        fn and(a: int8x16_t, b: int8x16_t) -> int8x16_t { vandq_s8(a, b) }
+        fn or(a: int8x16_t, b: int8x16_t) -> int8x16_t { vorrq_s8(a, b) }
+        fn sub_bytes(a: int8x16_t, b: int8x16_t) -> int8x16_t { vsubq_s8(a, b) }
+        fn shift_down(a: int8x16_t, counts: int32x4_t) -> int8x16_t {
+            vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(a), vnegq_s32(counts)))
+        }
+        fn shift_up(a: int8x16_t, counts: int32x4_t) -> int8x16_t {
+            vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(a), counts))
+        }
+        fn look_up_16(table: int8x16_t, codes: int8x16_t) -> int8x16_t {
+            vqtbl1q_s8(table, vreinterpretq_u8_s8(codes))
+        }
         unsafe fn points(at: [*const i8; 8]) -> [int8x16_t; 4] {
             let mut points = [vdup_n_s8(0); 8];
             for i in 0..8 {

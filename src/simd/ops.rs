@@ -134,6 +134,34 @@ pub trait Simd: Copy {
     /// -127..=127. Exact.
     fn dot4(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
 
+    /// As [`Simd::dot4`], for weights within 0..=127 and without `BIAS`. Exact in each lane.
+    fn dot4_unsigned(self, sum: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
+
+    /// `LANES` int8 numbers.
+    unsafe fn load_i8(self, at: *const i8) -> Self::F32;
+    /// `LANES / 2` int8 numbers, each twice.
+    unsafe fn load_i8_twice(self, at: *const i8) -> Self::F32;
+    /// Runs of 16 bytes, each twice and `stride` from the one before; once where a vector is one.
+    unsafe fn load_twice(self, at: *const i8, stride: usize) -> Self::Bytes;
+    /// Runs of 32 bytes, each `stride` from the one before; half a run where a vector is that.
+    unsafe fn load_runs(self, at: *const i8, stride: usize) -> Self::Bytes;
+    /// The same byte everywhere.
+    fn splat_byte(self, x: i8) -> Self::Bytes;
+    /// All bits of byte `i` are bit `i`, as far as the vector goes.
+    fn spread_bits(self, bits: u64) -> Self::Bytes;
+    /// The bits of both.
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// The bits of either.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// a - b, without the bit that does not fit.
+    fn sub_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Each four bytes, as one number, moved down by the count of their lane, below 32.
+    fn shift_down(self, a: Self::Bytes, counts: Self::I32) -> Self::Bytes;
+    /// Each four bytes, as one number, moved up by the count of their lane, below 32.
+    fn shift_up(self, a: Self::Bytes, counts: Self::I32) -> Self::Bytes;
+    /// What the codes, below 16, are in a table of 16 bytes, which [`Simd::load_twice`] repeats.
+    fn look_up_16(self, table: Self::Bytes, codes: Self::Bytes) -> Self::Bytes;
+
     /// Eight points of eight numbers, turned: byte `4 * (8 * h + r) + i` is number r of point
     /// `4 * h + i`, so that a lane of [`Simd::dot4`] has one row's weights in four columns.
     unsafe fn points(self, at: [*const i8; 8]) -> Self::Points;

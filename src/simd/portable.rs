@@ -24,6 +24,13 @@ fn turn(points: [[i8; 8]; 8]) -> [[i8; 4 * LANES]; 4] {
     from_fn(|k| from_fn(|i| points[k / 2 * 4 + i % 4][k % 2 * LANES + i / 4]))
 }
 
+/// Every four bytes as one number.
+#[inline(always)]
+fn shift(bytes: [i8; 4 * LANES], by: impl Fn(usize, u32) -> u32) -> [i8; 4 * LANES] {
+    let lane = |i: usize| u32::from_le_bytes(from_fn(|j| bytes[4 * i + j] as u8));
+    from_fn(|i| by(i / 4, lane(i / 4)).to_le_bytes()[i % 4] as i8)
+}
+
 impl Simd for Portable {
     const LANES: usize = LANES;
     const BIAS: i32 = 0;
@@ -103,6 +110,44 @@ impl Simd for Portable {
                 let [a, b, c, d] = from_fn(|j| product(4 * i + j));
                 sum[i] + (a + b) + (c + d)
             })
+        }
+        fn dot4_unsigned(
+            sum: [i32; LANES],
+            w: [i8; 4 * LANES],
+            x: [i8; 4 * LANES]
+        ) -> [i32; LANES] {
+            Portable.dot4(sum, w, x)
+        }
+        unsafe fn load_i8(at: *const i8) -> [f32; LANES] {
+            read::<i8, LANES>(at).map(f32::from)
+        }
+        unsafe fn load_i8_twice(at: *const i8) -> [f32; LANES] {
+            let two: [i8; LANES / 2] = read(at);
+            from_fn(|i| f32::from(two[i / 2]))
+        }
+        unsafe fn load_twice(at: *const i8, _stride: usize) -> [i8; 4 * LANES] { read(at) }
+        unsafe fn load_runs(at: *const i8, _stride: usize) -> [i8; 4 * LANES] { read(at) }
+        fn splat_byte(x: i8) -> [i8; 4 * LANES] { [x; 4 * LANES] }
+        fn spread_bits(bits: u64) -> [i8; 4 * LANES] {
+            from_fn(|i| if bits >> i & 1 == 1 { -1 } else { 0 })
+        }
+        fn and(a: [i8; 4 * LANES], b: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
+            from_fn(|i| a[i] & b[i])
+        }
+        fn or(a: [i8; 4 * LANES], b: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
+            from_fn(|i| a[i] | b[i])
+        }
+        fn sub_bytes(a: [i8; 4 * LANES], b: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
+            from_fn(|i| a[i].wrapping_sub(b[i]))
+        }
+        fn shift_down(a: [i8; 4 * LANES], counts: [i32; LANES]) -> [i8; 4 * LANES] {
+            shift(a, |i, lane| lane >> counts[i])
+        }
+        fn shift_up(a: [i8; 4 * LANES], counts: [i32; LANES]) -> [i8; 4 * LANES] {
+            shift(a, |i, lane| lane << counts[i])
+        }
+        fn look_up_16(table: [i8; 4 * LANES], codes: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
+            from_fn(|i| table[codes[i] as usize])
         }
         unsafe fn points(at: [*const i8; 8]) -> [[i8; 4 * LANES]; 4] {
             turn(at.map(|at| read(at)))

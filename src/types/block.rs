@@ -125,6 +125,18 @@ pub(super) fn unpack_blocks_with_mins<
     code_blocks::<BYTES, LEN>(row).iter().zip(room)
 }
 
+/// The blocks of one row, each with the room for its integer scales.
+///
+/// # Panics
+/// If the codes or the room are not exactly the row.
+pub(super) fn block_scales<'a, const BYTES: usize, const SUBS: usize>(
+    row: &Rows<'a>,
+    scales: &'a mut [i8],
+) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [i8; SUBS])> {
+    assert_eq!(row.codes.len() * SUBS, scales.len() * BYTES, "room for every scale");
+    row.codes.as_chunks::<BYTES>().0.iter().zip(scales.as_chunks_mut::<SUBS>().0)
+}
+
 /// The half-precision number at a place in a block.
 ///
 /// As `half::f16::to_f32`, which looks for the instruction on every call and is not inlined; one
@@ -199,6 +211,14 @@ pub(super) fn unpack_fives(codes: &[u8], fifths: &[u8], offset: u8, values: &mut
         let word = ((low | fifth | (0x80 * EACH)) - u64::from(offset) * EACH) ^ (0x80 * EACH);
         *values = word.to_le_bytes().map(|byte| byte as i8);
     }
+}
+
+/// Eight bytes below 64, each less 32.
+#[inline(always)]
+pub(super) fn less_32(bytes: u64) -> u64 {
+    // The top bit keeps a byte from borrowing, and is turned back.
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    ((bytes | (0x80 * EACH)) - 32 * EACH) ^ (0x80 * EACH)
 }
 
 /// The first of the values that are farthest from zero.

@@ -2,7 +2,7 @@
 //! Page: `formats/iq4_nl.md`.
 
 use super::block::{decode_blocks, half_at, unpack_blocks};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 18;
@@ -29,6 +29,20 @@ impl TensorType for Iq4Nl {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 2, bits: 4, run: LEN / 2 },
+            high: High::None,
+            offset: 0,
+            levels: Some(&LEVELS),
+            factor: 0,
+            min_factor: None,
+            integers: 0,
+        })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

@@ -24,6 +24,7 @@ mod iq4_xs;
 mod k_fit;
 mod mxfp4;
 mod nvfp4;
+mod planes;
 mod points;
 mod q1_0;
 mod q2_0;
@@ -45,6 +46,7 @@ mod vptq;
 
 pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
+pub use planes::{High, Plane, Planes, ScaleIntegers};
 pub use raw::RawType;
 pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes, part_name, whole_name};
 pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, of_shape};
@@ -145,8 +147,8 @@ pub enum Layout {
     F16,
     /// Little-endian bfloat16.
     Bf16,
-    /// Blocks of 32: a half-precision scale, then the integers.
-    ScaledBytes,
+    /// Blocks with their codes in planes of a few bits.
+    Planes(Planes),
     /// The integers; the scale of a group is its norm.
     Integers,
     /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
@@ -303,6 +305,16 @@ pub trait TensorType: Sync {
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         let _ = (row, out);
         panic!("{} has no integer form", self.name());
+    }
+
+    /// Those scales and minimums of one row that are small integers; only for types whose layout
+    /// is [`Layout::Planes`] with such integers.
+    ///
+    /// # Panics
+    /// If the layout is another one, or a length does not fit.
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        let _ = (row, out);
+        panic!("{} has no integer scales", self.name());
     }
 
     /// The same weight with a byte per code, in a type whose kernels are quicker by more than the

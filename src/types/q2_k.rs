@@ -1,8 +1,10 @@
 //! `Q2_K`: 256 two-bit values in groups of 16, each with a four-bit scale and minimum.
 //! Page: `formats/q2_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks_with_mins};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::block::{block_scales, decode_blocks, half_at, unpack_blocks_with_mins};
+use super::{
+    Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, ScaleIntegers, TensorType,
+};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -30,6 +32,20 @@ impl TensorType for Q2K {
         Kernel::Int8 { group: SUB, mins: true }
     }
 
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: CODES, bits: 2, run: 32 },
+            high: High::None,
+            offset: 0,
+            levels: None,
+            factor: HALVES,
+            min_factor: Some(HALVES + 2),
+            integers: SUB,
+        })
+    }
+
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let (factor, min_factor) = (half_at(block, HALVES), half_at(block, HALVES + 2));
@@ -44,6 +60,17 @@ impl TensorType for Q2K {
                     *out = scale * f32::from(q >> shift & 3) - min;
                 }
             }
+        }
+    }
+
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        let mins = out.mins.as_chunks_mut::<SUBS>().0;
+        for ((block, scales), mins) in block_scales::<BYTES, SUBS>(row, out.scales).zip(mins) {
+            // All at a time: no bit that is kept crosses from one byte to the next.
+            let packed = u128::from_le_bytes(*block[..CODES].as_array().expect("16 bytes"));
+            let low = u128::from_le_bytes([0xf; CODES]);
+            *scales = bytemuck::cast((packed & low).to_le_bytes());
+            *mins = bytemuck::cast((packed >> 4 & low).to_le_bytes());
         }
     }
 

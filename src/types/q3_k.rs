@@ -1,8 +1,10 @@
 //! `Q3_K`: 256 three-bit values in groups of 16, each with a six-bit scale.
 //! Page: `formats/q3_k.md`.
 
-use super::block::{decode_blocks, half_at, unpack_blocks};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::block::{block_scales, decode_blocks, half_at, less_32, unpack_blocks};
+use super::{
+    Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, ScaleIntegers, TensorType,
+};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -31,6 +33,20 @@ impl TensorType for Q3K {
         Kernel::Int8 { group: SUB, mins: false }
     }
 
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: CODES, bits: 2, run: 32 },
+            high: High::Plane(Plane { at: 0, bits: 1, run: 32 }),
+            offset: 4,
+            levels: None,
+            factor: FACTOR,
+            min_factor: None,
+            integers: SUB,
+        })
+    }
+
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
         for (block, out) in decode_blocks::<BYTES, LEN>(rows, out) {
             let factor = half_at(block, FACTOR);
@@ -48,6 +64,12 @@ impl TensorType for Q3K {
                     *out = scale * (f32::from(q) - 4.0);
                 }
             }
+        }
+    }
+
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        for (block, to) in block_scales::<BYTES, SUBS>(row, out.scales) {
+            *to = scales(&block[SCALES..FACTOR]);
         }
     }
 
@@ -77,9 +99,14 @@ impl TensorType for Q3K {
 /// halves first), two high bits in the quarters of the last four (the low quarters first).
 #[inline(always)]
 fn scales(packed: &[u8]) -> [i8; SUBS] {
-    std::array::from_fn(|i| {
-        let low = packed[i % 8] >> (i / 8 * 4) & 0xf;
-        let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
-        (low | high << 4) as i8 - 32
-    })
+    let word =
+        |at| u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]);
+    let join = |a: u32, b: u32| u64::from(b) << 32 | u64::from(a);
+    let (low, high) = (join(word(0), word(4)), word(8));
+    // Eight at a time: no bit that is kept crosses from one byte to the next.
+    let (four, two) = (u64::from_le_bytes([0xf; 8]), u64::from_le_bytes([3; 8]));
+    let first = low & four | (join(high, high >> 2) & two) << 4;
+    let last = low >> 4 & four | (join(high >> 4, high >> 6) & two) << 4;
+    let all = u128::from(less_32(last)) << 64 | u128::from(less_32(first));
+    bytemuck::cast(all.to_le_bytes())
 }

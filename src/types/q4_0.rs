@@ -4,7 +4,7 @@ use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_halves};
 use super::f16::F16;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 18;
@@ -35,6 +35,20 @@ impl TensorType for Q4_0 {
             constants: &[("BITS", 4), ("MIN_COUNT", 0)],
             chunk: 32,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 2, bits: 4, run: LEN / 2 },
+            high: High::None,
+            offset: 8,
+            levels: None,
+            factor: 0,
+            min_factor: None,
+            integers: 0,
         })
     }
 

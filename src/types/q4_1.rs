@@ -6,7 +6,7 @@ use super::block::{
     bounds, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves,
 };
 use super::f16::F16;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 20;
@@ -37,6 +37,20 @@ impl TensorType for Q4_1 {
             constants: &[("BITS", 4), ("MIN_COUNT", 1)],
             chunk: 32,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 4, bits: 4, run: LEN / 2 },
+            high: High::None,
+            offset: 0,
+            levels: None,
+            factor: 0,
+            min_factor: Some(2),
+            integers: 0,
         })
     }
 

@@ -1,10 +1,15 @@
 //! `Q4_K`: 256 four-bit values in groups of 32, each with a six-bit scale and minimum.
 //! Page: `formats/q4_k.md`.
 
-use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves};
+use super::block::{
+    block_scales, decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins, unpack_halves,
+};
 use super::k_fit::with_mins;
 use super::q5_0::Q5_0;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{
+    Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, ScaleIntegers, Shader,
+    TensorType,
+};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -38,6 +43,20 @@ impl TensorType for Q4K {
             constants: &[("BITS", 4)],
             chunk: 64,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: CODES, bits: 4, run: 32 },
+            high: High::None,
+            offset: 0,
+            levels: None,
+            factor: 0,
+            min_factor: Some(2),
+            integers: GROUP,
         })
     }
 
@@ -81,6 +100,10 @@ impl TensorType for Q4K {
         }
     }
 
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        scale_integers::<BYTES>(row, out);
+    }
+
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {
         for (block, out) in unpack_blocks_with_mins::<BYTES, LEN, SUBS>(row, out) {
             let (factor, min_factor) = (half_at(block, 0), half_at(block, 2));
@@ -114,6 +137,16 @@ pub(super) fn scales_and_mins(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
         join(scales & six, last & four | scales >> 2 & two),
         join(mins & six, last >> 4 & four | mins >> 2 & two),
     )
+}
+
+/// [`super::TensorType::scale_integers`] of types that have these 12 bytes after two factors.
+pub(super) fn scale_integers<const BYTES: usize>(row: &Rows, out: &mut ScaleIntegers) {
+    const GROUPS: usize = LEN / GROUP;
+    let mins = out.mins.as_chunks_mut::<GROUPS>().0;
+    for ((block, to), to_mins) in block_scales::<BYTES, GROUPS>(row, out.scales).zip(mins) {
+        let (scales, mins) = scales_and_mins(&block[4..16]);
+        (*to, *to_mins) = (bytemuck::cast(scales), bytemuck::cast(mins));
+    }
 }
 
 /// The inverse of [`scales_and_mins`].

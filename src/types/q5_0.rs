@@ -6,7 +6,7 @@ use super::block::{
     bit, decode_blocks, encode_blocks, extreme, half_at, unpack_blocks, unpack_fives,
 };
 use super::f16::F16;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 22;
@@ -37,6 +37,20 @@ impl TensorType for Q5_0 {
             constants: &[("BITS", 5), ("MIN_COUNT", 0)],
             chunk: 32,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 6, bits: 4, run: LEN / 2 },
+            high: High::Bits { at: 2 },
+            offset: 16,
+            levels: None,
+            factor: 0,
+            min_factor: None,
+            integers: 0,
         })
     }
 

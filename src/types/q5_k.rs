@@ -3,9 +3,12 @@
 
 use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks_with_mins};
 use super::k_fit::with_mins;
-use super::q4_k::{packed, scales_and_mins};
+use super::q4_k::{packed, scale_integers, scales_and_mins};
 use super::q5_1::Q5_1;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{
+    Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, ScaleIntegers, Shader,
+    TensorType,
+};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -40,6 +43,20 @@ impl TensorType for Q5K {
             constants: &[("BITS", 5)],
             chunk: 64,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: CODES, bits: 4, run: 32 },
+            high: High::Plane(Plane { at: HIGH, bits: 1, run: 32 }),
+            offset: 0,
+            levels: None,
+            factor: 0,
+            min_factor: Some(2),
+            integers: GROUP,
         })
     }
 
@@ -87,6 +104,10 @@ impl TensorType for Q5K {
                 }
             }
         }
+    }
+
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        scale_integers::<BYTES>(row, out);
     }
 
     fn unpack(&self, row: &Rows, out: &mut Int8Row) {

@@ -1,10 +1,13 @@
 //! `Q6_K`: 256 six-bit values in groups of 16, each with an eight-bit scale.
 //! Page: `formats/q6_k.md`.
 
-use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
+use super::block::{block_scales, decode_blocks, encode_blocks, half_at, unpack_blocks};
 use super::k_fit::symmetric;
 use super::q8_0::Q8_0;
-use super::{Block, Int8Row, Kernel, Rows, SUB, Shader, TensorType};
+use super::{
+    Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, ScaleIntegers, Shader,
+    TensorType,
+};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -39,6 +42,20 @@ impl TensorType for Q6K {
             constants: &[],
             chunk: 128,
             table_words: 0,
+        })
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 0, bits: 4, run: 64 },
+            high: High::Plane(Plane { at: HIGH, bits: 2, run: 32 }),
+            offset: 32,
+            levels: None,
+            factor: FACTOR,
+            min_factor: None,
+            integers: SUB,
         })
     }
 
@@ -84,6 +101,12 @@ impl TensorType for Q6K {
                     *out = scale * (f32::from(q) - 32.0);
                 }
             }
+        }
+    }
+
+    fn scale_integers(&self, row: &Rows, out: &mut ScaleIntegers) {
+        for (block, scales) in block_scales::<BYTES, SUBS>(row, out.scales) {
+            scales.copy_from_slice(bytemuck::cast_slice(&block[SCALES..FACTOR]));
         }
     }
 

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::block::{decode_blocks, encode_blocks, half_at, unpack_blocks};
 use super::f16::F16;
-use super::{Block, Int8Row, Kernel, Layout, Rows, SUB, Shader, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, Shader, TensorType};
 
 const LEN: usize = 32;
 const BYTES: usize = 34;
@@ -39,7 +39,17 @@ impl TensorType for Q8_0 {
     }
 
     fn layout(&self) -> Layout {
-        Layout::ScaledBytes
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 2, bits: 8, run: LEN },
+            high: High::None,
+            offset: 0,
+            levels: None,
+            factor: 0,
+            min_factor: None,
+            integers: 0,
+        })
     }
 
     fn can_encode(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `TQ2_0`: 256 values of -1 to 2 under one half-precision scale. Page: `formats/tq2_0.md`.
 
 use super::block::{decode_integers, half_at, unpack_integers};
-use super::{Block, Int8Row, Kernel, Rows, SUB, TensorType};
+use super::{Block, High, Int8Row, Kernel, Layout, Plane, Planes, Rows, SUB, TensorType};
 
 const LEN: usize = 256;
 const SUBS: usize = LEN / SUB;
@@ -26,6 +26,20 @@ impl TensorType for Tq2_0 {
 
     fn kernel(&self) -> Kernel {
         Kernel::Int8 { group: LEN, mins: false }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes(Planes {
+            len: LEN,
+            bytes: BYTES,
+            low: Plane { at: 0, bits: 2, run: 32 },
+            high: High::None,
+            offset: 1,
+            levels: None,
+            factor: FACTOR,
+            min_factor: None,
+            integers: 0,
+        })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {

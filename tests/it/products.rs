@@ -3,7 +3,7 @@
 use gridmill::simd::Level;
 use gridmill::types::dot::{self, Columns, FloatColumns, Int8Columns, Lookup, Scratch};
 use gridmill::types::dot::{Output, Packing, Panel, pack_columns};
-use gridmill::types::{Int8Row, Kernel, SUB, TYPES, Tensor, TensorType, by_name};
+use gridmill::types::{Int8Row, Kernel, Layout, SUB, TYPES, Tensor, TensorType, by_name};
 
 use crate::cpu::{Random, tensor};
 
@@ -175,4 +175,57 @@ fn products_of_odd_shapes_match_plain_loops() {
             check_products(kind, 33, cols, if cols % 64 == 0 { 64 } else { 32 });
         }
     }
+}
+
+/// What the kernels read of a row is what the type says it is, to the bit.
+#[test]
+fn kernels_read_planes_as_their_types_do() {
+    let mut checked = 0;
+    for &kind in TYPES.iter().filter(|kind| matches!(kind.layout(), Layout::Planes(_))) {
+        for cols in [32, 96, 160, 256, 512, 1120] {
+            if kind.row_bytes(cols).is_none() {
+                continue;
+            }
+            let weight = random_blocks(kind, 3, cols);
+            for level in Level::available() {
+                let mut scratch = Scratch::new(cols);
+                for row in 0..weight.rows {
+                    let read = |unpack: &mut dyn FnMut(&mut Int8Row)| {
+                        let (mut values, mut scales) = (vec![0; cols], vec![0.0; cols / SUB]);
+                        let mut mins = vec![0.0; cols / SUB];
+                        let (values_out, scales_out) = (&mut values[..], &mut scales[..]);
+                        let mins_out = &mut mins[..];
+                        let mut out =
+                            Int8Row { values: values_out, scales: scales_out, mins: mins_out };
+                        unpack(&mut out);
+                        let bits = |floats: &[f32]| -> Vec<u32> {
+                            // A minimum that is nothing may have either sign.
+                            floats.iter().map(|x| (x + 0.0).to_bits()).collect()
+                        };
+                        (values, bits(&scales), bits(&mins))
+                    };
+                    let expected = read(&mut |out| kind.unpack(&weight.rows(row..row + 1), out));
+                    let found =
+                        read(&mut |out| dot::unpack(level, &weight, row, &mut scratch, out));
+                    assert_eq!(found, expected, "{} {cols} {level} row {row}", kind.name());
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 100, "types with planes: {checked} rows");
+}
+
+/// Any bytes, but no half that is infinite or no number.
+fn random_blocks(kind: &'static dyn TensorType, rows: usize, cols: usize) -> Tensor {
+    let mut random = Random(cols as u64);
+    let Layout::Planes(planes) = kind.layout() else { panic!("a type with planes") };
+    let mut codes: Vec<u8> =
+        (0..rows * kind.row_bytes(cols).unwrap()).map(|_| random.bits() as u8).collect();
+    for block in codes.chunks_exact_mut(planes.bytes) {
+        for at in [Some(planes.factor), planes.min_factor].into_iter().flatten() {
+            block[at + 1] &= 0xbf;
+        }
+    }
+    Tensor { codes: codes.into(), ..tensor(kind, rows, cols, 64) }
 }

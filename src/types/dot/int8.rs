@@ -56,19 +56,14 @@ fn unpacked_rows<S: Simd>(s: S, work: MatVec) {
     scratch.codes[cols..codes_stride].fill(0);
     scratch.scales[subs..subs_stride].fill(0.0);
     scratch.mins[subs..subs_stride].fill(0.0);
-    let layout = weight.kind.layout();
     for r in 0..count {
         let planes = weight.rows(first + r..first + r + 1);
-        if layout == Layout::ScaledBytes {
-            unpack_scaled_bytes(s, planes.codes, scratch, cols);
-        } else {
-            let mut row = Int8Row {
-                values: &mut scratch.codes[..cols],
-                scales: &mut scratch.scales[..subs],
-                mins: &mut scratch.mins[..subs],
-            };
-            weight.kind.unpack(&planes, &mut row);
-        }
+        let mut row = Int8Row {
+            values: &mut scratch.codes[..cols],
+            scales: &mut scratch.scales[..subs],
+            mins: &mut scratch.mins[..subs],
+        };
+        weight.kind.unpack(&planes, &mut row);
         for c in 0..columns.count {
             // SAFETY: the scratch has a padded row, and so has each column, as `with` asserted.
             out[c * count + r] = unsafe {
@@ -79,29 +74,6 @@ fn unpacked_rows<S: Simd>(s: S, work: MatVec) {
                 rest + dot_runs(s, &scratch.codes, &scratch.products, codes, codes_stride)
             };
         }
-    }
-}
-
-/// As `unpack` of a type with [`Layout::ScaledBytes`], at the speed of a copy.
-#[inline(always)]
-fn unpack_scaled_bytes<S: Simd>(s: S, blocks: &[u8], scratch: &mut Scratch, cols: usize) {
-    const LEN: usize = 32;
-    let blocks = blocks.as_chunks::<{ LEN + 2 }>().0;
-    let integers = scratch.codes[..cols].as_chunks_mut::<LEN>().0;
-    assert_eq!(blocks.len(), integers.len(), "whole blocks");
-    for ((block, to), half) in blocks.iter().zip(integers).zip(&mut scratch.halves) {
-        let [low, high, bytes @ ..] = block;
-        *to = bytes.map(u8::cast_signed);
-        // A block is two runs of 16, with the same scale.
-        *half = u32::from(u16::from_le_bytes([*low, *high])) * 0x1_0001;
-    }
-    // What is past the row may be left from a longer one.
-    scratch.halves[cols / LEN..subs_stride(cols) / 2].fill(0);
-    let halves: *const u16 = scratch.halves.as_ptr().cast();
-    assert!(2 * scratch.halves.len() >= scratch.scales.len(), "a half per run");
-    for at in (0..subs_stride(cols)).step_by(S::LANES) {
-        // SAFETY: `subs_stride` is whole vectors, and both have that many.
-        unsafe { s.store(scratch.scales.as_mut_ptr().add(at), s.load_f16(halves.add(at))) };
     }
 }
 

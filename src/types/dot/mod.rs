@@ -14,14 +14,16 @@
 mod float;
 mod int8;
 mod panel;
+mod planes;
 mod points;
 mod runs;
+mod scales;
 
 use std::sync::Arc;
 
 use crate::simd::{Level, PairTable, Simd};
 
-use super::{Kernel, Layout, SUB, Tensor};
+use super::{Int8Row, Kernel, Layout, SUB, Tensor};
 
 pub use panel::{Output, Packing, Panel, pack_columns};
 
@@ -171,9 +173,9 @@ pub struct Scratch {
     codes: Vec<i8>,
     scales: Vec<f32>,
     mins: Vec<f32>,
-    halves: Vec<u32>,
     products: Vec<f32>,
     runs: runs::Runs,
+    planes: scales::Buffers,
 }
 
 impl Scratch {
@@ -185,9 +187,9 @@ impl Scratch {
             codes: vec![0; codes_stride(cols)],
             scales: vec![0.0; subs],
             mins: vec![0.0; subs],
-            halves: vec![0; subs / 2],
             products: vec![0.0; subs],
             runs: runs::Runs::new(cols),
+            planes: scales::Buffers::new(cols),
         }
     }
 }
@@ -218,8 +220,24 @@ pub fn mat_vec(
         }
         Columns::Int8(columns) => {
             let work = int8::MatVec { weight, lookup, first, count, columns, scratch, out };
-            level.dispatch(work);
+            match weight.kind.layout() {
+                Layout::Planes(layout) => planes::rows(level, &layout, work),
+                _ => level.dispatch(work),
+            }
         }
+    }
+}
+
+/// As [`TensorType::unpack`](super::TensorType::unpack), read as the kernels read it.
+///
+/// # Panics
+/// If the kernel of the type is not `Int8`, or a length does not fit.
+pub fn unpack(level: Level, weight: &Tensor, row: usize, scratch: &mut Scratch, out: &mut Int8Row) {
+    match weight.kind.layout() {
+        Layout::Planes(layout) => {
+            planes::unpack(level, &layout, weight, row, &mut scratch.planes, out);
+        }
+        _ => weight.kind.unpack(&weight.rows(row..row + 1), out),
     }
 }
 

@@ -14,7 +14,9 @@ use crate::simd::{Level, Simd, WithSimd};
 
 use half::f16;
 
-use super::super::{Int8Row, Kernel, Rows, SUB, Tensor};
+use super::super::{Int8Row, Kernel, Layout, Rows, SUB, Tensor};
+use super::planes;
+use super::scales::Buffers;
 use super::{Columns, FloatColumns, Int8Columns, Lookup, codes_stride, points, subs_stride};
 
 /// The most lanes of any instruction set, times two.
@@ -107,6 +109,7 @@ pub struct Panel {
     mins: Vec<f32>,
     /// `(2, runs)`, of one row.
     row_scales: Vec<f32>,
+    planes: Buffers,
     filled: Filled,
 }
 
@@ -133,6 +136,7 @@ impl Panel {
             scales: vec![0.0; rows * subs],
             mins: vec![0.0; rows * subs],
             row_scales: vec![0.0; 2 * subs],
+            planes: Buffers::new(ints),
             filled: Filled::default(),
         }
     }
@@ -149,7 +153,7 @@ impl Panel {
         first: usize,
         count: usize,
     ) {
-        level.dispatch(Fill { panel: self, weight, lookup, first, count });
+        level.dispatch(Fill { level, panel: self, weight, lookup, first, count });
     }
 
     /// Multiplies with a tile of columns of which `columns` are real.
@@ -187,6 +191,7 @@ pub struct Output {
 }
 
 struct Fill<'a> {
+    level: Level,
     panel: &'a mut Panel,
     weight: &'a Tensor,
     lookup: &'a Lookup,
@@ -199,7 +204,7 @@ impl WithSimd for Fill<'_> {
 
     #[inline(always)]
     fn with<S: Simd>(self, s: S) {
-        let Fill { panel, weight, lookup, first, count } = self;
+        let Fill { level, panel, weight, lookup, first, count } = self;
         let (cols, rows) = (weight.cols, 2 * S::LANES);
         assert!(count <= rows, "a panel has {rows} rows");
         let kernel = weight.kind.kernel();
@@ -219,7 +224,7 @@ impl WithSimd for Fill<'_> {
                     let packed = &mut panel.packed[..rows * cols / 4];
                     return points::fill(s, points, &planes, packed);
                 }
-                unpack_rows(panel, weight, first, rows);
+                unpack_rows(level, panel, weight, first, rows);
                 cols / 4
             }
         };
@@ -244,7 +249,7 @@ fn transpose<S: Simd>(from: &[u32], to: &mut [u32], flip: u32) {
 
 /// The integers, scales and minimums of the rows.
 #[inline(always)]
-fn unpack_rows(panel: &mut Panel, weight: &Tensor, first: usize, rows: usize) {
+fn unpack_rows(level: Level, panel: &mut Panel, weight: &Tensor, first: usize, rows: usize) {
     let Filled { rows: count, cols, mins: has_mins, .. } = panel.filled;
     let subs = cols / SUB;
     panel.scales[..rows * subs].fill(0.0);
@@ -256,7 +261,12 @@ fn unpack_rows(panel: &mut Panel, weight: &Tensor, first: usize, rows: usize) {
     let integers: &mut [i8] = bytemuck::cast_slice_mut(&mut panel.rows);
     for (r, values) in integers.chunks_exact_mut(cols).take(count).enumerate() {
         let mut row = Int8Row { values, scales, mins };
-        weight.kind.unpack(&weight.rows(first + r..first + r + 1), &mut row);
+        match weight.kind.layout() {
+            Layout::Planes(layout) => {
+                planes::unpack(level, &layout, weight, first + r, &mut panel.planes, &mut row);
+            }
+            _ => weight.kind.unpack(&weight.rows(first + r..first + r + 1), &mut row),
+        }
         for (sub, &scale) in row.scales.iter().enumerate() {
             panel.scales[sub * rows + r] = scale;
         }
