@@ -1,5 +1,5 @@
 // rope: rotates queries and keys by position, after a norm of each head where the model has one,
-// and writes keys and values to the cache.
+// turns them into the basis of the cache, and writes keys and values to it.
 //
 // Grid: x, the heads of q, then of k, then of v; y, rows.
 const THREADS = 64u;
@@ -19,6 +19,7 @@ const K_EPSILON = 1e-6;
 // import batch
 // import sum
 // import cache
+// import turn
 
 @group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(0) var<storage, read> turns: array<f32>;
@@ -69,6 +70,7 @@ fn rope(
     if ((is_query && Q_NORM) || (is_key && K_NORM)) {
         norm(is_query, thread);
     }
+    let kv_head = select((group.x - HEADS) % KV_HEADS, group.x / (HEADS / KV_HEADS), is_query);
     if (is_query || is_key) {
         for (var i = thread; i < PAIRS; i += THREADS) {
             let a = select(2u * i, i, HALVES);
@@ -81,16 +83,15 @@ fn rope(
             head[b] = x * sin + y * cos;
         }
         workgroupBarrier();
+        turn_head(0u, kv_head, thread);
         for (var i = thread; i < HEAD_LEN; i += THREADS) {
             qkv[at + i] = head[i];
         }
+    } else {
+        turn_head(1u, kv_head, thread);
     }
     if (!is_query) {
-        let kv_head = (group.x - HEADS) % KV_HEADS;
         let cell = sequences[t] * batch.context + positions[t];
-        let first = (cell * KV_HEADS + kv_head) * HEAD_LEN;
-        for (var i = 2u * thread; i < HEAD_LEN; i += 2u * THREADS) {
-            write_pair(is_key, first + i, vec2(head[i], head[i + 1u]));
-        }
+        write_head(is_key, cell * KV_HEADS + kv_head, thread);
     }
 }

@@ -1,12 +1,13 @@
 @group(0) @binding(0) var<storage, read_write> keys: array<f32>;
 @group(0) @binding(0) var<storage, read_write> values: array<f32>;
 
-fn write_pair(is_key: bool, at: u32, pair: vec2<f32>) {
-    if (is_key) {
-        keys[at] = pair.x;
-        keys[at + 1u] = pair.y;
-    } else {
-        values[at] = pair.x;
-        values[at + 1u] = pair.y;
+// The workgroup's head, to its cell.
+fn write_head(is_key: bool, cell_head: u32, thread: u32) {
+    for (var i = thread; i < HEAD_LEN; i += THREADS) {
+        if (is_key) {
+            keys[cell_head * HEAD_LEN + i] = head[i];
+        } else {
+            values[cell_head * HEAD_LEN + i] = head[i];
+        }
     }
 }

@@ -5,8 +5,11 @@
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod kv;
 pub mod reference;
 pub mod split;
+
+pub use kv::KvFormat;
 
 use crate::error::Result;
 use crate::plan::{Batch, Op, Plan, Slot, Weight};
@@ -14,20 +17,6 @@ use crate::types::Tensor;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// How the keys and values of the cache are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvFormat {
-    /// Exact, for comparisons.
-    F32,
-    /// Half the memory.
-    F16,
-}
-
-impl KvFormat {
-    /// Every format, as on the command line: `--kv-type f16`.
-    pub const ALL: [(&'static str, KvFormat); 2] = [("f32", KvFormat::F32), ("f16", KvFormat::F16)];
-}
 
 /// What a backend reserves memory for.
 #[derive(Clone, Copy, Debug)]

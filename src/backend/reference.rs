@@ -6,15 +6,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-
-use super::{Backend, Capacity, KvFormat, Values, check, uses_cache};
+use super::{Backend, Capacity, Values, check, kv, uses_cache};
 use crate::error::Result;
 use crate::plan::{
     Activation, Batch, CacheInfo, ExpertPart, Format, Input, Norm, Op, Pairing, Part, Plan, Slot,
-    Transform,
+    Transform, Turn, Weight,
 };
-use crate::transform;
+use crate::transform::plain;
 use crate::types::Tensor;
 
 /// The oracle.
@@ -70,12 +68,33 @@ impl Reference {
         decode(&self.plan.weights[norm.weight.0], 0)
     }
 
-    /// The cache takes what its format can hold.
-    fn stored(&self, value: f32) -> f32 {
-        match self.capacity.kv {
-            KvFormat::F32 => value,
-            KvFormat::F16 => f16::from_f32(value).to_f32(),
+    /// The heads of queries, of keys (which use their matrices, too) or of values, row after row,
+    /// in the basis of a layer's cache, or from it.
+    fn turn(&self, layer: usize, of: Of, is_back: bool, rows: &mut [f32]) {
+        let CacheInfo { heads: kv_heads, head_len, turn } = self.plan.caches[layer];
+        let heads = rows.len() / self.rows / head_len;
+        let matrix = match (turn, of) {
+            (Some(Turn::Matrices { keys, .. }), Of::Keys) => self.rows_of(keys),
+            (Some(Turn::Matrices { values, .. }), Of::Values) => self.rows_of(values),
+            (Some(Turn::Hadamard(_)) | None, _) => Vec::new(),
+        };
+        for (i, head) in rows.chunks_exact_mut(head_len).enumerate() {
+            match turn {
+                None => {}
+                Some(Turn::Hadamard(basis)) if is_back => plain::inverse(basis, &[], head),
+                Some(Turn::Hadamard(basis)) => plain::forward(basis, &[], head),
+                Some(Turn::Matrices { .. }) => {
+                    let first = i % heads / (heads / kv_heads) * head_len;
+                    let rows = &matrix[first..first + head_len];
+                    head.copy_from_slice(&turned(rows, is_back, head));
+                }
+            }
         }
+    }
+
+    fn rows_of(&self, weight: Weight) -> Vec<Vec<f32>> {
+        let weight = &self.plan.weights[weight.0];
+        (0..weight.rows).map(|row| decode(weight, row)).collect()
     }
 
     fn op(&mut self, op: &Op) {
@@ -87,7 +106,7 @@ impl Reference {
                     let mut row = decode(table, token);
                     if let Some(Transform { basis, signs }) = transform {
                         let signs = signs_of(&self.plan, *signs);
-                        transform::plain::inverse(*basis, signs, &mut row);
+                        plain::inverse(*basis, signs, &mut row);
                     }
                     row.into_iter().map(|value| value * scale)
                 });
@@ -168,7 +187,7 @@ impl Reference {
                 rms_norm(row, &self.vector(norm), norm.epsilon);
             }
             if let Some(Transform { basis, signs }) = transform {
-                transform::plain::forward(basis, signs_of(&self.plan, signs), row);
+                plain::forward(basis, signs_of(&self.plan, signs), row);
             }
         }
         self.slots[out.0] = match self.plan.slots[out.0].format {
@@ -260,19 +279,25 @@ impl Reference {
                 }
                 rotate(head, &angles[i / heads * width..][..width], *pairing);
             }
+            self.turn(*layer, Of::Keys, false, &mut values);
             self.slots[slot.0] = Values::F32(values);
         }
         let info = self.plan.caches[*layer];
         let width = info.heads * info.head_len;
+        let keys = self.f32(*k).to_vec();
+        let mut values = self.f32(*v).to_vec();
+        self.turn(*layer, Of::Values, false, &mut values);
+        let kv = self.capacity.kv;
+        let stored = |rows: &[f32]| -> Vec<f32> {
+            rows.chunks_exact(info.head_len).flat_map(|head| kv::stored(kv, head)).collect()
+        };
         let cells = self.u32(*sequences).into_iter().zip(self.u32(*positions));
         for (t, (sequence, position)) in cells.enumerate() {
             let cell = (sequence * self.capacity.context + position) * width;
-            for i in 0..width {
-                let key = self.stored(self.f32(*k)[t * width + i]);
-                let value = self.stored(self.f32(*v)[t * width + i]);
-                self.caches[*layer].0[cell + i] = key;
-                self.caches[*layer].1[cell + i] = value;
-            }
+            let row = t * width..(t + 1) * width;
+            let cache = &mut self.caches[*layer];
+            cache.0[cell..cell + width].copy_from_slice(&stored(&keys[row.clone()]));
+            cache.1[cell..cell + width].copy_from_slice(&stored(&values[row]));
         }
     }
 
@@ -312,8 +337,26 @@ impl Reference {
                 }
             }
         }
+        self.turn(*layer, Of::Values, true, &mut result);
         self.slots[out.0] = Values::F32(result);
     }
+}
+
+/// Which of the matrices of a cache.
+#[derive(Clone, Copy)]
+enum Of {
+    Keys,
+    Values,
+}
+
+/// A matrix, or its transpose, times a head.
+fn turned(rows: &[Vec<f32>], is_back: bool, head: &[f32]) -> Vec<f32> {
+    let column = |i: usize| rows.iter().map(|row| row[i]).collect::<Vec<f32>>();
+    let products = (0..head.len()).map(|i| match is_back {
+        true => dot(&column(i), head) as f32,
+        false => dot(&rows[i], head) as f32,
+    });
+    products.collect()
 }
 
 impl Backend for Reference {
@@ -365,7 +408,7 @@ fn decode(weight: &Tensor, row: usize) -> Vec<f32> {
     values
 }
 
-fn signs_of(plan: &Plan, weight: crate::plan::Weight) -> &[i8] {
+fn signs_of(plan: &Plan, weight: Weight) -> &[i8] {
     bytemuck::cast_slice(&plan.weights[weight.0].signs)
 }
 

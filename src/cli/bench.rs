@@ -95,6 +95,9 @@ pub(super) fn bench(args: Args) -> anyhow::Result<()> {
         generate: Rates::of(generates),
         model_bytes: source.file_bytes(),
         token_bytes: token_bytes(&source)?,
+        kv: options.kv.name(),
+        kv_token_bytes: session.kv_token_bytes(),
+        kv_bytes: session.kv_bytes(),
         load_seconds,
     };
     report.print(&args, &options)
@@ -106,12 +109,16 @@ struct Report {
     generate: Rates,
     model_bytes: u64,
     token_bytes: u64,
+    kv: &'static str,
+    kv_token_bytes: u64,
+    kv_bytes: u64,
     load_seconds: f64,
 }
 
 impl Report {
     fn print(self, args: &Args, options: &Options) -> anyhow::Result<()> {
-        let Report { device, prompt, generate, model_bytes, token_bytes, load_seconds } = self;
+        let Report { device, prompt, generate, model_bytes, token_bytes, load_seconds, .. } = self;
+        let Report { kv, kv_token_bytes, kv_bytes, .. } = self;
         if args.json {
             return print::json(&json!({
                 "prompt_tps": prompt.median,
@@ -125,6 +132,9 @@ impl Report {
                 "device": device,
                 "model_bytes": model_bytes,
                 "token_bytes": token_bytes,
+                "kv_type": kv,
+                "kv_token_bytes": kv_token_bytes,
+                "kv_bytes": kv_bytes,
                 "load_seconds": load_seconds,
             }));
         }
@@ -144,7 +154,8 @@ impl Report {
             "{}, {} threads, {model_bytes} bytes, {token_bytes} of them for each token, loaded in \
              {load_seconds:.2} s",
             device, options.threads
-        ))
+        ))?;
+        print::line(format_args!("{kv} cache: {kv_bytes} bytes, {kv_token_bytes} for each token"))
     }
 }
 

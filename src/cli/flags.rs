@@ -1,6 +1,7 @@
 //! Flags that several commands share, and how their values are read.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use super::{devices, print};
 use crate::backend::KvFormat;
@@ -32,9 +33,14 @@ pub(super) struct RunFlags {
     /// Tokens of context to reserve; up to 4096 of the model's own
     #[arg(long)]
     ctx: Option<NonZeroUsize>,
-    /// How the cache of keys and values is stored
+    /// How the cache of keys and values is stored: f32, f16, q8 (8 bits), q4 (4 bits after a
+    /// Hadamard transform of each head), or resq4 (an eighth in 8 bits and the rest in 4, in a
+    /// basis that `kv-basis` finds)
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_format)]
     kv_type: KvFormat,
+    /// The basis of resq4, as `kv-basis` writes it; MODEL.kv-basis.gguf beside the model
+    #[arg(long, value_name = "FILE")]
+    kv_basis: Option<PathBuf>,
 }
 
 impl RunFlags {
@@ -46,6 +52,7 @@ impl RunFlags {
             level: self.simd.unwrap_or(default.level),
             context: self.ctx.map(usize::from),
             kv: self.kv_type,
+            kv_basis: self.kv_basis.clone(),
             gpu_layers: self.gpu_layers.0,
             gpu_bytes: self.gpu_memory,
             cache: cache::folder(|name| std::env::var_os(name)).ok(),

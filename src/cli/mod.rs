@@ -13,6 +13,7 @@ mod export;
 mod fine_tune;
 mod flags;
 mod inspect;
+mod kv_basis;
 mod perplexity;
 mod print;
 mod repack;
@@ -54,6 +55,8 @@ enum Command {
     Compare(compare::Args),
     /// Write a model in a stock type, for llama.cpp and other programs
     Export(export::Args),
+    /// Find the directions that --kv-type resq4 keeps in 8 bits
+    KvBasis(kv_basis::Args),
     /// Turn our planes into native types, or back
     Repack(repack::Args),
     /// Cut a file into shards
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(args),
         Command::Compare(args) => compare::compare(args),
         Command::Export(args) => export::export(args),
+        Command::KvBasis(args) => kv_basis::kv_basis(args),
         Command::Repack(args) => repack::repack(args),
         Command::Split(args) => split::split(args),
         Command::Merge(args) => split::merge(args),

@@ -31,8 +31,10 @@ pub(super) struct Args {
 
 pub(super) fn verify(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
-    let plan = Arc::new(Model::new(&source)?.plan());
+    let mut plan = Model::new(&source)?.plan();
     let options = args.run.options();
+    options.fit(&mut plan, &source)?;
+    let plan = Arc::new(plan);
     let rows = args.rows.max(1);
     let capacity = Capacity { rows, logit_rows: rows, sequences: 2, context: rows, kv: options.kv };
     let oracle = Options { device: args.against, gpu_layers: None, ..options.clone() };

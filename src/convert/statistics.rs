@@ -182,7 +182,27 @@ impl Statistics {
     /// # Panics
     /// If the number is none that [`Statistics::matrix`] gives.
     pub fn moments(&self, input: usize, matrix: usize) -> Result<Moments> {
-        let Input { name, width, counts, is_diagonal } = &self.inputs[input];
+        self.read_moments(&self.inputs[input], matrix)
+    }
+
+    /// The moments of what no weight uses: `blk.N.keys.H` and `blk.N.values.H` for heads.
+    ///
+    /// # Errors
+    /// If they are damaged or missing, as in an importance matrix.
+    pub fn moments_of(&self, what: &str) -> Result<Moments> {
+        let (place, name) = (self.source.path().display(), format!("{what}{SUFFIX}"));
+        let found = self.source.tensor(&name).at(place)?;
+        let Some(tensor) = found.filter(|tensor| tensor.rows == tensor.cols) else {
+            let error = Error::new(format!("tensor `{name}`: expected a square, found none"));
+            return Err(error.at(self.source.path().display()).with_hint(DIAGONAL));
+        };
+        let count = self.source.metadata().require_u64("gridmill.statistics.rows")?;
+        let (width, counts) = (tensor.cols, vec![count]);
+        self.read_moments(&Input { name, width, counts, is_diagonal: false }, 0)
+    }
+
+    fn read_moments(&self, input: &Input, matrix: usize) -> Result<Moments> {
+        let Input { name, width, counts, is_diagonal } = input;
         let (width, count) = (*width, counts[matrix]);
         let height = if *is_diagonal { 1 } else { width };
         let values = self.values(name, matrix * height..(matrix + 1) * height)?;

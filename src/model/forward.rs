@@ -108,7 +108,7 @@ impl<'a> Build<'a> {
                 weights: Vec::new(),
                 ops: Vec::new(),
                 layers: Vec::new(),
-                caches: vec![CacheInfo { heads: kv_heads, head_len }; layers],
+                caches: vec![CacheInfo { heads: kv_heads, head_len, turn: None }; layers],
                 tokens: Slot(0),
                 positions: Slot(1),
                 sequences: Slot(2),

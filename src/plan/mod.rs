@@ -8,7 +8,7 @@ mod op;
 
 pub use op::{Activation, ExpertPart, Input, Norm, Op, Pairing, Part, Transform};
 
-use crate::types::Tensor;
+use crate::types::{Basis, Tensor};
 
 /// A value that ops read and write; an index into [`Plan::slots`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +74,23 @@ pub struct CacheInfo {
     pub heads: usize,
     /// Values per key and per value.
     pub head_len: usize,
+    /// The basis that it is kept in; the model's own if there is none.
+    pub turn: Option<Turn>,
+}
+
+/// What turns keys after RoPE, queries like them, and values, head by head, so that a cache of few
+/// bits loses less. [`Op::Attend`] turns its output back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The transform of this basis, without signs, for both.
+    Hadamard(Basis),
+    /// Orthogonal matrices `(heads * head_len, head_len)`, for each head one, a row per direction.
+    Matrices {
+        /// Of keys; a query has its key head's.
+        keys: Weight,
+        /// Of values.
+        values: Weight,
+    },
 }
 
 /// A forward pass.

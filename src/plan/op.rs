@@ -84,7 +84,8 @@ pub enum Op {
         shares: Slot,
     },
     /// Rotates queries and keys by position, after a norm of each head where the model has one, and
-    /// writes keys and values to the cache.
+    /// writes keys and values to the cache. Where the cache has a basis of its own, queries and
+    /// keys are turned into it in place, and values on their way.
     Rope {
         /// `(Tokens, heads * head_len)` F32, rotated in place.
         q: Slot,
@@ -110,7 +111,7 @@ pub enum Op {
         layer: usize,
     },
     /// `out[t] = softmax(cap(scale * q[t] K)) V` per head, over the cells of the row's sequence up
-    /// to its position, and within the window.
+    /// to its position, and within the window; turned back where values in the cache are turned.
     Attend {
         /// `(Tokens, heads * head_len)` F32.
         q: Slot,

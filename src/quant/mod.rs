@@ -9,6 +9,7 @@ pub mod grid;
 pub mod moments;
 pub mod points;
 pub mod presets;
+pub mod principal;
 pub mod random;
 pub mod second_order;
 

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use super::Options;
+use super::memory;
+#[cfg(feature = "gpu")]
+use super::memory::size;
 #[cfg(feature = "gpu")]
 use super::tuning::Tuning;
 use crate::backend::cpu::Cpu;
@@ -11,7 +14,7 @@ use crate::backend::gpu::{self, device::Adapter};
 use crate::backend::reference::Reference;
 #[cfg(feature = "gpu")]
 use crate::backend::split::Split;
-use crate::backend::{Backend, Capacity};
+use crate::backend::{Backend, Capacity, KvFormat, kv};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -197,6 +200,10 @@ pub(super) fn open(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Re
 }
 
 fn without_gpu(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result<Opened> {
+    // The reference keeps what is left of codes as floats.
+    let kv = if options.device == Device::Reference { KvFormat::F32 } else { capacity.kv };
+    let kept = Capacity { kv, ..capacity };
+    memory::check(kv::cache_bytes(&plan, kept, 0..plan.ops.len()), capacity)?;
     let (backend, device): (Box<dyn Backend>, String) = match options.device {
         Device::Reference => (Box::new(Reference::new(plan, capacity)), "reference".to_string()),
         _ => {
@@ -362,13 +369,5 @@ impl<'a> Room<'a> {
         }
         let needs = size(self.needed(self.start(fewer)));
         error.with_hint(format!("--gpu-layers {fewer} needs {needs}, --ctx reserves less"))
-    }
-}
-
-#[cfg(feature = "gpu")]
-fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes < 1e9 => format!("{:.2} MB", bytes / 1e6),
-        bytes => format!("{:.2} GB", bytes / 1e9),
     }
 }

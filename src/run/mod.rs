@@ -3,7 +3,9 @@
 pub mod compare;
 pub mod device;
 pub mod generate;
+pub mod kv_basis;
 pub mod logits_file;
+mod memory;
 pub mod own_text;
 pub mod probe;
 pub mod reverse;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::device::{self, Device, Opened};
+use super::kv_basis;
 #[cfg(feature = "gpu")]
 use super::tuning::Tuning;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu;
-use crate::backend::{Backend, Capacity, KvFormat};
+use crate::backend::{Backend, Capacity, KvFormat, kv};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::Source;
@@ -40,6 +41,8 @@ pub struct Options {
     pub rows: Option<usize>,
     /// How the cache is stored.
     pub kv: KvFormat,
+    /// The bases of a cache that wants some; where [`kv_basis::beside`] says, if none.
+    pub kv_basis: Option<PathBuf>,
     /// Layers on the GPU, the last ones; as many as fit, if none.
     pub gpu_layers: Option<usize>,
     /// Bytes that a model may take on the GPU; what the adapter has to spare, if none.
@@ -61,6 +64,15 @@ impl Options {
     /// The same for a GPU, where a batch fills more units.
     pub const GPU_ROWS: usize = 512;
 
+    /// Gives the caches of a model's plan the basis that their format wants.
+    ///
+    /// # Errors
+    /// As [`kv_basis::fit`].
+    pub fn fit(&self, plan: &mut Plan, source: &Source) -> Result<()> {
+        let file = self.kv_basis.clone().unwrap_or_else(|| kv_basis::beside(source.path()));
+        kv_basis::fit(plan, self.kv, &file)
+    }
+
     fn rows(&self) -> usize {
         let rows = if self.device.may_be_gpu() { Options::GPU_ROWS } else { Options::ROWS };
         self.rows.unwrap_or(rows).max(1)
@@ -77,6 +89,7 @@ impl Default for Options {
             sequences: 1,
             rows: None,
             kv: KvFormat::F16,
+            kv_basis: None,
             gpu_layers: None,
             gpu_bytes: None,
             cache: None,
@@ -106,7 +119,8 @@ impl Session {
     pub fn open(source: &Source, options: &Options) -> Result<Session> {
         let model = Model::new(source).map_err(|error| error.at(source.path().display()))?;
         let context = options.context.unwrap_or(model.hparams.context.min(Options::CONTEXT));
-        let plan = Arc::new(model.plan_for(context));
+        let mut plan = model.plan_for(context);
+        options.fit(&mut plan, source)?;
         let logits = 4 * model.hparams.vocabulary;
         let capacity = Capacity {
             rows: options.rows().min(context).max(options.sequences),
@@ -115,7 +129,7 @@ impl Session {
             context,
             kv: options.kv,
         };
-        Session::of_plan(plan, capacity, options)
+        Session::of_plan(Arc::new(plan), capacity, options)
     }
 
     /// A session that runs a plan.
@@ -204,6 +218,18 @@ impl Session {
     /// Cells per sequence.
     pub fn context(&self) -> usize {
         self.backend.capacity().context
+    }
+
+    /// Bytes of cache that each token takes.
+    pub fn kv_token_bytes(&self) -> u64 {
+        let plan = self.backend.plan();
+        kv::token_bytes(plan, self.backend.capacity().kv, 0..plan.ops.len())
+    }
+
+    /// Bytes of cache that are reserved.
+    pub fn kv_bytes(&self) -> u64 {
+        let plan = self.backend.plan();
+        kv::cache_bytes(plan, self.backend.capacity(), 0..plan.ops.len())
     }
 
     /// Tokens that a sequence has read.

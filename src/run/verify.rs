@@ -86,7 +86,9 @@ pub fn verify(
 /// keep that. An activation next to the middle between two codes may take either: one step of
 /// 1 / 127 of the peak, on the rare value that stands there. A key that goes into a half-precision
 /// cache from next to the middle between two halves may become either, too: they are 2^-11 of its
-/// size away, and the cache is no slot that could be made equal.
+/// size away, and the cache is no slot that could be made equal. The scale of a group
+/// of codes is such a half; and a code next to the middle between two may become either: a step,
+/// 1/128 or 1/8 of a group's peak, for one in some thousands.
 fn tolerance(op: &Op, format: Format, kv: KvFormat) -> f64 {
     match (op, format) {
         (_, Format::U32) => 0.0,
@@ -94,6 +96,8 @@ fn tolerance(op: &Op, format: Format, kv: KvFormat) -> f64 {
         (Op::Attend { .. }, Format::F32) => match kv {
             KvFormat::F32 => 2e-5,
             KvFormat::F16 => 0.5_f64.powi(11),
+            KvFormat::Q8 => 0.5_f64.powi(10),
+            KvFormat::Q4 | KvFormat::Resq4 => 0.5_f64.powi(9),
         },
         (_, Format::F32) => 1e-5,
     }

@@ -59,6 +59,14 @@ impl Simd for Avx2 {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
         }
+        unsafe fn load_u8(at: *const u8) -> __m256 {
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast())))
+        }
+        unsafe fn load_u4(at: *const u8) -> (__m256, __m256) {
+            let both = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
+            let low = _mm256_and_si256(both, _mm256_set1_epi32(15));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both)))
+        }
         unsafe fn load_spread(at: *const f32) -> __m256 {
             _mm256_set_m128(_mm_set1_ps(*at.add(1)), _mm_set1_ps(*at))
         }

@@ -88,6 +88,14 @@ impl Simd for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         }
+        unsafe fn load_u8(at: *const u8) -> __m512 {
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())))
+        }
+        unsafe fn load_u4(at: *const u8) -> (__m512, __m512) {
+            let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
+            let low = _mm512_and_si512(both, _mm512_set1_epi32(15));
+            (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(both)))
+        }
         unsafe fn load_spread(at: *const f32) -> __m512 {
             let four = _mm512_broadcast_f32x4(_mm_loadu_ps(at));
             let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);

@@ -33,6 +33,19 @@ unsafe fn look_up(table: &[u8; 256], index: uint8x16_t) -> uint8x16_t {
     }
 }
 
+/// Four bytes as integers.
+///
+/// # Safety
+/// The machine must have `Level::Neon`, and `at` be valid for four bytes.
+#[inline(always)]
+unsafe fn wide(at: *const u8) -> uint32x4_t {
+    // SAFETY: the caller vouches for the instructions and the pointer.
+    unsafe {
+        let four = vcreate_u8(u64::from(at.cast::<u32>().read_unaligned()));
+        vmovl_u16(vget_low_u16(vmovl_u8(four)))
+    }
+}
+
 /// As [`Simd::points`], from loaded points.
 ///
 /// # Safety
@@ -81,6 +94,12 @@ impl Simd for Neon {
         }
         unsafe fn load_bf16(at: *const u16) -> float32x4_t {
             vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(at)))
+        }
+        unsafe fn load_u8(at: *const u8) -> float32x4_t { vcvtq_f32_u32(wide(at)) }
+        unsafe fn load_u4(at: *const u8) -> (float32x4_t, float32x4_t) {
+            let both = wide(at);
+            let low = vandq_u32(both, vdupq_n_u32(15));
+            (vcvtq_f32_u32(low), vcvtq_f32_u32(vshrq_n_u32::<4>(both)))
         }
         unsafe fn load_spread(at: *const f32) -> float32x4_t { vdupq_n_f32(*at) }
         fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }

@@ -80,6 +80,10 @@ pub trait Simd: Copy {
     unsafe fn store_f16(self, at: *mut u16, x: Self::F32);
     /// `LANES` bfloat16 numbers.
     unsafe fn load_bf16(self, at: *const u16) -> Self::F32;
+    /// `LANES` bytes, each a number from 0 to 255.
+    unsafe fn load_u8(self, at: *const u8) -> Self::F32;
+    /// `LANES` bytes, each two numbers from 0 to 15: those of the low halves, then of the others.
+    unsafe fn load_u4(self, at: *const u8) -> (Self::F32, Self::F32);
     /// `LANES / 4` floats, each four times.
     unsafe fn load_spread(self, at: *const f32) -> Self::F32;
     /// a + b.

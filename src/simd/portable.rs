@@ -66,6 +66,11 @@ impl Simd for Portable {
         unsafe fn load_bf16(at: *const u16) -> [f32; LANES] {
             read::<u16, LANES>(at).map(|bits| bf16::from_bits(bits).to_f32())
         }
+        unsafe fn load_u8(at: *const u8) -> [f32; LANES] { read::<u8, LANES>(at).map(f32::from) }
+        unsafe fn load_u4(at: *const u8) -> ([f32; LANES], [f32; LANES]) {
+            let both = read::<u8, LANES>(at);
+            (both.map(|byte| f32::from(byte & 15)), both.map(|byte| f32::from(byte >> 4)))
+        }
         unsafe fn load_spread(at: *const f32) -> [f32; LANES] { [*at; LANES] }
         fn add(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] + b[i]) }
         fn sub(a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] { from_fn(|i| a[i] - b[i]) }

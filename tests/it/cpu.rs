@@ -13,6 +13,8 @@ use gridmill::simd::Level;
 use gridmill::transform;
 use gridmill::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, TensorType, by_name, learned};
 
+use crate::kv;
+
 /// Numbers that look random, and are the same every time.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -87,19 +89,27 @@ pub(crate) fn tensor(
     }
 }
 
+/// Plain floats.
+pub(crate) fn floats(rows: usize, values: &[f32]) -> Tensor {
+    let kind = by_name("F32").unwrap();
+    let mut tensor = tensor(kind, rows, values.len() / rows, 0);
+    tensor.codes = bytemuck::cast_slice::<f32, u8>(values).to_vec().into();
+    tensor
+}
+
 /// What a small plan is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    kind: &'static str,
-    heads: usize,
-    kv_heads: usize,
+    pub(crate) kind: &'static str,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
     pub(crate) head_len: usize,
-    window: Option<u32>,
-    soft_cap: Option<f32>,
-    pairing: Pairing,
-    activation: Activation,
-    basis: Basis,
-    group: usize,
+    pub(crate) window: Option<u32>,
+    pub(crate) soft_cap: Option<f32>,
+    pub(crate) pairing: Pairing,
+    pub(crate) activation: Activation,
+    pub(crate) basis: Basis,
+    pub(crate) group: usize,
 }
 
 impl Shape {
@@ -201,7 +211,7 @@ pub(crate) fn plan(shape: Shape) -> Plan {
         weights: Vec::new(),
         ops: Vec::new(),
         layers: vec![0],
-        caches: vec![CacheInfo { heads: shape.kv_heads, head_len: shape.head_len }],
+        caches: vec![CacheInfo { heads: shape.kv_heads, head_len: shape.head_len, turn: None }],
         tokens: Slot(0),
         positions: Slot(1),
         sequences: Slot(2),
@@ -305,7 +315,7 @@ pub(crate) fn check_plan(
     kv: KvFormat,
     make: &mut dyn FnMut(Arc<Plan>, Capacity) -> Box<dyn Backend>,
 ) {
-    let plan = Arc::new(plan(shape));
+    let plan = Arc::new(kv::turned(plan(shape), kv));
     let capacity = Capacity { rows: 40, logit_rows: 12, sequences: 3, context: 330, kv };
     let mut tested = make(plan.clone(), capacity);
     let mut reference = Reference::new(plan.clone(), capacity);
@@ -357,7 +367,7 @@ fn compare(found: &Values, expected: &Values, what: &str) {
     assert!(error.sqrt() <= 1e-3 * size.sqrt() + 1e-30, "{what}: {error} of {size}");
 }
 
-const SHAPE: Shape = Shape {
+pub(crate) const SHAPE: Shape = Shape {
     kind: "F32",
     heads: 6,
     kv_heads: 2,

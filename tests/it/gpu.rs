@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gridmill::backend::gpu::device::{Device, Mask, adapters};
-use gridmill::backend::gpu::{Gpu, Options};
+use gridmill::backend::gpu::{Gpu, Options, needed_bytes};
 use gridmill::backend::reference::Reference;
 use gridmill::backend::{Backend, Capacity, KvFormat, Values};
 use gridmill::file::Source;
@@ -18,6 +18,7 @@ use gridmill::types::{Basis, INT8_SHADER, Kernel, TYPES, TensorType, by_name};
 
 use crate::cpu;
 use crate::formats;
+use crate::kv;
 
 /// The first adapter, opened; `None`, said aloud, where there is none.
 #[expect(clippy::print_stderr, reason = "a test that did nothing should say so")]
@@ -281,6 +282,37 @@ fn plans_match_the_reference_op_by_op() {
                 Box::new(gpu.unwrap())
             });
         }
+    }
+}
+
+#[test]
+fn coded_caches_match_the_reference_op_by_op() {
+    let Some(device) = device(Mask::NONE) else { return };
+    for shape in kv::shapes() {
+        for kv in kv::CODED {
+            cpu::check_plan(shape, kv, &mut |plan, capacity| {
+                let ops = 0..plan.ops.len();
+                let gpu = Gpu::new(device.clone(), plan, capacity, ops, Options::default());
+                Box::new(gpu.unwrap())
+            });
+        }
+    }
+}
+
+/// A GPU has to have room for the codes, and for no more.
+#[test]
+fn coded_caches_need_less_memory() {
+    let shape = kv::shapes()[0];
+    let needed = |kv| {
+        let plan = kv::turned(cpu::plan(shape), kv);
+        let capacity = Capacity { rows: 1, logit_rows: 1, sequences: 1, context: 1 << 20, kv };
+        needed_bytes(&plan, capacity, 0..plan.ops.len()) as f64 / f64::from(1 << 20)
+    };
+    let per_token = |kv| needed(kv) - needed(KvFormat::F16) + 2.0 * 3.0 * 128.0;
+    for (kv, head_bytes) in kv::CODED.into_iter().zip([68.0, 36.0, 44.0]) {
+        // A matrix or two are little beside so many tokens.
+        let (expected, found) = (2.0 * 3.0 * head_bytes, per_token(kv));
+        assert!((found - expected).abs() < 0.5, "{kv:?}: expected {expected}, found {found}");
     }
 }
 

@@ -23,6 +23,7 @@ mod heard_experts;
 mod higgs;
 mod hostile;
 mod import;
+mod kv;
 mod layers;
 mod learned;
 mod models;

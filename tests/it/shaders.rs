@@ -215,10 +215,15 @@ fn preparations_are_valid() {
 
 #[test]
 fn attention_is_valid() {
-    for (write, read) in [("write_f16", "read_f16"), ("write_f32", "read_f32")] {
-        for norm in [false, true] {
+    for turn in ["head_own", "head_turned"] {
+        check(&Recipe::new("turn_back", Choices::default().import("turn", shared(turn))));
+    }
+    let codes = ("write_codes", "read_codes");
+    for (write, read) in [("write_f16", "read_f16"), ("write_f32", "read_f32"), codes] {
+        for (norm, turn) in [(false, "head_own"), (true, "head_turned")] {
             let choices = Choices::default()
                 .import("cache", shared(write))
+                .import("turn", shared(turn))
                 .set("Q_NORM", norm)
                 .set("K_NORM", norm);
             check(&Recipe::new("rope", choices));
@@ -262,7 +267,7 @@ fn the_other_kernels_are_valid() {
     let tested_above = tested_above.iter().chain(&["mat_mat_float", "mat_vec", "mat_vec_float"]);
     let tested_above = tested_above.chain(&["expert_mat_vec", "expert_mat_vec_float"]);
     let known: Vec<&str> =
-        tested_above.chain(&["prepare", "rope"]).chain(&others).copied().collect();
+        tested_above.chain(&["prepare", "rope", "turn_back"]).chain(&others).copied().collect();
     for (name, _) in KERNELS {
         assert!(known.contains(name), "no test validates {name}");
     }

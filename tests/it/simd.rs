@@ -143,3 +143,39 @@ fn pairs_are_looked_up_in_order() {
         assert_eq!(found, table, "{level}");
     }
 }
+
+/// Bytes as numbers, and their halves as numbers.
+struct Load<'a>(&'a [u8], &'a mut [Vec<f32>; 3]);
+
+impl WithSimd for Load<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, s: S) {
+        for bytes in self.0.chunks_exact(S::LANES) {
+            let mut lanes = [[0.0; 16]; 3];
+            // SAFETY: the chunk is a vector, and 16 floats are the longest one.
+            unsafe {
+                let (low, high) = s.load_u4(bytes.as_ptr());
+                s.store(lanes[0].as_mut_ptr(), s.load_u8(bytes.as_ptr()));
+                s.store(lanes[1].as_mut_ptr(), low);
+                s.store(lanes[2].as_mut_ptr(), high);
+            }
+            for (all, lanes) in self.1.iter_mut().zip(&lanes) {
+                all.extend(&lanes[..S::LANES]);
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_are_loaded_as_numbers() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    let expected = [|byte: u8| byte, |byte| byte & 15, |byte| byte >> 4]
+        .map(|part| bytes.iter().map(|&byte| f32::from(part(byte))).collect::<Vec<f32>>());
+    for level in Level::available() {
+        let mut found = [const { Vec::new() }; 3];
+        level.dispatch(Load(&bytes, &mut found));
+        assert_eq!(found, expected, "{level}");
+    }
+}

@@ -13,17 +13,18 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::cache::{BLOCK, Cache, Store, Stored, value_len};
+use super::cache::{BLOCK, Cache, Floats, Store, Stored, padded};
 use super::cells::Cells;
+use super::turns::Turns;
 use super::{State, Worker};
 use crate::backend::Capacity;
 use crate::plan::{Batch, Op, Plan};
-use crate::simd::{Simd, WithSimd, exp, tanh};
+use crate::simd::{Level, Simd, WithSimd, exp, tanh};
 
 /// Cells at a time.
-const CHUNK: usize = 64;
+pub(super) const CHUNK: usize = 64;
 /// Queries at a time.
-const QUERIES: usize = 12;
+pub(super) const QUERIES: usize = 12;
 /// Rows of an item: a tile of any group size is then full.
 const ROWS: usize = 12;
 /// A batch with more rows keeps all workers busy without parts.
@@ -51,31 +52,85 @@ pub(super) struct Attention {
 }
 
 /// One worker's memory.
-struct Local {
-    /// `(head length, queries)`.
-    queries: Vec<f32>,
+pub(super) struct Local {
+    /// `(head length, queries)`, then what a store makes of them.
+    pub(super) queries: Vec<f32>,
     /// `(queries, CHUNK)`.
-    scores: [f32; QUERIES * CHUNK],
-    /// `(queries, value length)`.
-    sums: Vec<f32>,
+    pub(super) scores: [f32; QUERIES * CHUNK],
+    /// `(queries, sums of the store)`.
+    pub(super) sums: Vec<f32>,
+    /// `(queries, CHUNK)`, what a store makes of weights.
+    pub(super) weights: [f32; QUERIES * CHUNK],
+    /// One head.
+    line: Vec<f32>,
     peaks: [f32; QUERIES],
     totals: [f32; QUERIES],
 }
 
+/// How what is in a cache meets queries and weights. Cells are counted over all heads.
+pub(super) trait Kept {
+    /// Sums per query.
+    fn sums_len(&self) -> usize;
+
+    /// Readies the queries `(head length, T)` that are in `local`.
+    fn ready<const T: usize>(&self, local: &mut Local);
+
+    /// Scores of `cells` cells, up to the end of their block, from cell `at` on, where one begins.
+    ///
+    /// # Safety
+    /// The cells are in the cache, and nobody writes it.
+    unsafe fn score<S: Simd, const T: usize>(
+        &self,
+        s: S,
+        local: &mut Local,
+        at: usize,
+        cells: usize,
+    );
+
+    /// Weights times values, onto the sums times `factors`.
+    ///
+    /// # Safety
+    /// As [`Kept::score`].
+    unsafe fn add<S: Simd, const T: usize>(
+        &self,
+        s: S,
+        local: &mut Local,
+        at: usize,
+        cells: usize,
+        factors: &[f32; T],
+    );
+
+    /// The sums of one query as a head.
+    fn gather(&self, sums: &[f32], head: &mut [f32]);
+}
+
 impl Attention {
-    pub(super) fn new(plan: &Plan, capacity: Capacity, threads: usize) -> Attention {
-        let (mut len, mut partial) = (0, 0);
+    pub(super) fn new(
+        plan: &Plan,
+        caches: &[Cache],
+        capacity: Capacity,
+        threads: usize,
+    ) -> Attention {
+        let (mut len, mut sums, mut partial) = (0, 0, 0);
         for op in &plan.ops {
             if let Op::Attend { layer, heads, .. } = op {
                 let info = plan.caches[*layer];
-                len = len.max(value_len(info));
-                partial = partial.max(heads * (2 + value_len(info)));
+                len = len.max(info.head_len);
+                sums = sums.max(match &caches[*layer].store {
+                    Store::F32(floats) => floats.sums_len(),
+                    Store::F16(floats) => floats.sums_len(),
+                    Store::Codes(codes) => codes.sums_len(),
+                });
+                partial = partial.max(heads * (2 + info.head_len));
             }
         }
         let local = || Local {
-            queries: vec![0.0; QUERIES * len],
+            // A group of codes, which has at least 4 values, takes a sum.
+            queries: vec![0.0; QUERIES * (len + len.div_ceil(4))],
             scores: [0.0; QUERIES * CHUNK],
-            sums: vec![0.0; QUERIES * len],
+            sums: vec![0.0; QUERIES * sums],
+            weights: [0.0; QUERIES * CHUNK],
+            line: vec![0.0; len],
             peaks: [0.0; QUERIES],
             totals: [0.0; QUERIES],
         };
@@ -118,6 +173,8 @@ struct Attend<'a> {
     soft_cap: Option<f32>,
     q: &'a [f32],
     out: &'a Cells<f32>,
+    turns: &'a Turns,
+    level: Level,
     partial: &'a Cells<f32>,
 }
 
@@ -142,6 +199,8 @@ impl State {
                 soft_cap: *soft_cap,
                 q: self.floats(*q).get(0..self.rows * self.width(*q)),
                 out: self.floats(*out),
+                turns: &self.turns[*layer],
+                level: self.level,
                 partial,
             }
         };
@@ -160,7 +219,7 @@ impl State {
             for (i, item) in firsts.enumerate() {
                 for head in worker.share(attend.heads + i).filter(|&head| head >= i) {
                     // SAFETY: this head is this worker's, and the parts are written.
-                    unsafe { attend.join(*item, head - i) };
+                    unsafe { attend.join(*item, head - i, &mut local.line) };
                 }
             }
         }
@@ -169,7 +228,7 @@ impl State {
 
 impl Attend<'_> {
     fn partial_at(&self, row: usize, part: usize, head: usize) -> usize {
-        ((row * PARTS + part) * self.heads + head) * (2 + value_len(self.cache.info))
+        ((row * PARTS + part) * self.heads + head) * (2 + self.cache.info.head_len)
     }
 
     /// The cells that a row sees.
@@ -183,7 +242,7 @@ impl Attend<'_> {
     ///
     /// # Safety
     /// The parts must be written, and the head must be the caller's.
-    unsafe fn join(&self, item: Item, head: usize) {
+    unsafe fn join(&self, item: Item, head: usize, line: &mut [f32]) {
         let len = self.cache.info.head_len;
         let at = (item.row * self.heads + head) * len;
         // SAFETY: as the caller vouches.
@@ -203,6 +262,8 @@ impl Attend<'_> {
             out.iter_mut().zip(&part[2..]).for_each(|(out, x)| *out += factor * x);
         }
         out.iter_mut().for_each(|out| *out /= total);
+        let kv_head = head * self.cache.info.heads / self.heads;
+        self.turns.back(self.level, kv_head, out, &mut line[..len]);
     }
 }
 
@@ -220,30 +281,26 @@ impl WithSimd for Work<'_> {
     #[inline(always)]
     fn with<S: Simd>(self, s: S) {
         match &self.attend.cache.store {
-            Store::F32(keys, values) => tiles(s, self, keys, values),
-            Store::F16(keys, values) => tiles(s, self, keys, values),
+            Store::F32(floats) => tiles(s, self, floats),
+            Store::F16(floats) => tiles(s, self, floats),
+            Store::Codes(codes) => tiles(s, self, codes),
         }
     }
 }
 
 /// All queries of the item, up to 12 at a time.
 #[inline(always)]
-fn tiles<S: Simd, K: Stored + bytemuck::Zeroable>(
-    s: S,
-    mut work: Work,
-    keys: &Cells<K>,
-    values: &Cells<K>,
-) {
+fn tiles<S: Simd, K: Kept>(s: S, mut work: Work, kept: &K) {
     let group = work.attend.heads / work.attend.cache.info.heads;
     let queries = work.item.rows * group;
     let mut first = 0;
     while first < queries {
         let left = queries - first;
         match left {
-            1 => tile::<S, K, 1>(s, &mut work, keys, values, first, 1),
-            2 => tile::<S, K, 2>(s, &mut work, keys, values, first, 2),
-            3..=8 => tile::<S, K, 4>(s, &mut work, keys, values, first, left.min(4)),
-            _ => tile::<S, K, QUERIES>(s, &mut work, keys, values, first, left.min(QUERIES)),
+            1 => tile::<S, K, 1>(s, &mut work, kept, first, 1),
+            2 => tile::<S, K, 2>(s, &mut work, kept, first, 2),
+            3..=8 => tile::<S, K, 4>(s, &mut work, kept, first, left.min(4)),
+            _ => tile::<S, K, QUERIES>(s, &mut work, kept, first, left.min(QUERIES)),
         }
         first += match left {
             ..=8 => left.min(4),
@@ -254,17 +311,16 @@ fn tiles<S: Simd, K: Stored + bytemuck::Zeroable>(
 
 /// Queries `first..first + count` of the item, `T` at a time; the last stands in for what lacks.
 #[inline(always)]
-fn tile<S: Simd, K: Stored + bytemuck::Zeroable, const T: usize>(
+fn tile<S: Simd, K: Kept, const T: usize>(
     s: S,
     work: &mut Work,
-    keys: &Cells<K>,
-    values: &Cells<K>,
+    kept: &K,
     first: usize,
     count: usize,
 ) {
     let Work { attend, item, kv_head, local } = work;
     let info = attend.cache.info;
-    let (len, padded) = (info.head_len, value_len(info));
+    let (len, sums_len) = (info.head_len, kept.sums_len());
     let group = attend.heads / info.heads;
     let places: [(usize, usize); T] = std::array::from_fn(|t| {
         let query = first + t.min(count - 1);
@@ -277,7 +333,8 @@ fn tile<S: Simd, K: Stored + bytemuck::Zeroable, const T: usize>(
             *to = x * attend.scale;
         }
     }
-    local.sums[..T * padded].fill(0.0);
+    kept.ready::<T>(local);
+    local.sums[..T * sums_len].fill(0.0);
     local.peaks.fill(UNSEEN);
     local.totals.fill(0.0);
 
@@ -287,62 +344,33 @@ fn tile<S: Simd, K: Stored + bytemuck::Zeroable, const T: usize>(
         let step = (to - from).div_ceil(item.parts).next_multiple_of(BLOCK);
         (from, to) = (from + item.part * step, to.min(from + (item.part + 1) * step));
     }
-    let sequence = attend.sequences[item.row] as usize;
-    let keys_at = attend.cache.keys_at(sequence, *kv_head);
-    let values_at = attend.cache.values_at(sequence, *kv_head);
+    let at = attend.cache.head_at(attend.sequences[item.row] as usize, *kv_head);
     for chunk in (from..to).step_by(CHUNK) {
         let cells = CHUNK.min(to - chunk);
         // SAFETY: the chunk's cells are in the cache, whose sequences are whole blocks, and nobody
         // writes it during this op.
         unsafe {
-            let blocks = cells.next_multiple_of(BLOCK) * len;
-            let at = keys_at + chunk * len;
-            score::<S, K, T>(s, local, keys.get(at..at + blocks), len);
+            kept.score::<S, T>(s, local, at + chunk, cells);
             let factors = weigh::<S, T>(s, local, &seen, chunk, cells, attend.soft_cap);
-            let at = values_at + chunk * padded;
-            add::<S, K, T>(s, local, values.get(at..at + cells * padded), cells, padded, &factors);
+            kept.add::<S, T>(s, local, at + chunk, cells, &factors);
         }
     }
     for (t, (row, head)) in places.into_iter().enumerate().take(count) {
-        let sums = &local.sums[t * padded..][..len];
+        let Local { sums, line, peaks, totals, .. } = &mut **local;
+        kept.gather(&sums[t * sums_len..][..sums_len], &mut line[..len]);
         // SAFETY: the row, part and head are this worker's.
         unsafe {
             if item.parts > 1 {
                 let at = attend.partial_at(row, item.part, head);
                 let partial = attend.partial.get_mut(at..at + 2 + len);
-                (partial[0], partial[1]) = (local.peaks[t], local.totals[t]);
-                partial[2..].copy_from_slice(sums);
+                (partial[0], partial[1]) = (peaks[t], totals[t]);
+                partial[2..].copy_from_slice(&line[..len]);
             } else {
                 let at = (row * attend.heads + head) * len;
                 let out = attend.out.get_mut(at..at + len);
-                let inverse = 1.0 / local.totals[t];
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
-            }
-        }
-    }
-}
-
-/// Queries times the blocks of keys, into `scores`.
-#[inline(always)]
-fn score<S: Simd, K: Stored, const T: usize>(s: S, local: &mut Local, keys: &[K], len: usize) {
-    assert!(local.queries.len() >= T * len && keys.len() <= CHUNK * len, "lengths that fit");
-    for (block, keys) in keys.chunks_exact(BLOCK * len).enumerate() {
-        for lanes in (0..BLOCK).step_by(S::LANES) {
-            let mut sums = [s.splat(0.0); T];
-            for i in 0..len {
-                // SAFETY: value i of the block and of the queries, as asserted.
-                unsafe {
-                    let key = K::load(s, keys.as_ptr().add(i * BLOCK + lanes));
-                    for (t, sum) in sums.iter_mut().enumerate() {
-                        let query = s.splat(*local.queries.as_ptr().add(i * T + t));
-                        *sum = s.fma(query, key, *sum);
-                    }
-                }
-            }
-            for (t, &sum) in sums.iter().enumerate() {
-                let at = t * CHUNK + block * BLOCK + lanes;
-                // SAFETY: within query t's scores.
-                unsafe { s.store(local.scores.as_mut_ptr().add(at), sum) };
+                let inverse = 1.0 / totals[t];
+                out.iter_mut().zip(&*line).for_each(|(out, sum)| *out = sum * inverse);
+                attend.turns.back(attend.level, *kv_head, out, &mut line[..len]);
             }
         }
     }
@@ -403,35 +431,84 @@ fn weigh<S: Simd, const T: usize>(
     factors
 }
 
-/// Weights times values, onto the sums.
-#[inline(always)]
-fn add<S: Simd, K: Stored, const T: usize>(
-    s: S,
-    local: &mut Local,
-    values: &[K],
-    cells: usize,
-    padded: usize,
-    factors: &[f32; T],
-) {
-    assert!(local.sums.len() >= T * padded && values.len() == cells * padded && cells <= CHUNK);
-    for lanes in (0..padded).step_by(S::LANES) {
-        // SAFETY: a vector of each query's sums and of each cell's values, as asserted.
-        unsafe {
-            let at = local.sums.as_mut_ptr().add(lanes);
-            let mut sums: [S::F32; T] = [s.splat(0.0); T];
-            for t in 0..T {
-                sums[t] = s.mul(s.load(at.add(t * padded)), s.splat(factors[t]));
-            }
-            for cell in 0..cells {
-                let value = K::load(s, values.as_ptr().add(cell * padded + lanes));
-                for (t, sum) in sums.iter_mut().enumerate() {
-                    let weight = s.splat(*local.scores.as_ptr().add(t * CHUNK + cell));
-                    *sum = s.fma(weight, value, *sum);
+impl<K: Stored + bytemuck::Zeroable> Kept for Floats<K> {
+    fn sums_len(&self) -> usize {
+        padded(self.len)
+    }
+
+    fn ready<const T: usize>(&self, _local: &mut Local) {}
+
+    #[inline(always)]
+    unsafe fn score<S: Simd, const T: usize>(
+        &self,
+        s: S,
+        local: &mut Local,
+        at: usize,
+        cells: usize,
+    ) {
+        let len = self.len;
+        let blocks = cells.next_multiple_of(BLOCK) * len;
+        // SAFETY: as the caller vouches.
+        let keys = unsafe { self.keys.get(at * len..at * len + blocks) };
+        assert!(local.queries.len() >= T * len && keys.len() <= CHUNK * len, "lengths that fit");
+        for (block, keys) in keys.chunks_exact(BLOCK * len).enumerate() {
+            for lanes in (0..BLOCK).step_by(S::LANES) {
+                let mut sums = [s.splat(0.0); T];
+                for i in 0..len {
+                    // SAFETY: value i of the block and of the queries, as asserted.
+                    unsafe {
+                        let key = K::load(s, keys.as_ptr().add(i * BLOCK + lanes));
+                        for (t, sum) in sums.iter_mut().enumerate() {
+                            let query = s.splat(*local.queries.as_ptr().add(i * T + t));
+                            *sum = s.fma(query, key, *sum);
+                        }
+                    }
+                }
+                for (t, &sum) in sums.iter().enumerate() {
+                    let at = t * CHUNK + block * BLOCK + lanes;
+                    // SAFETY: within query t's scores.
+                    unsafe { s.store(local.scores.as_mut_ptr().add(at), sum) };
                 }
             }
-            for (t, &sum) in sums.iter().enumerate() {
-                s.store(at.add(t * padded), sum);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd, const T: usize>(
+        &self,
+        s: S,
+        local: &mut Local,
+        at: usize,
+        cells: usize,
+        factors: &[f32; T],
+    ) {
+        let padded = padded(self.len);
+        // SAFETY: as the caller vouches.
+        let values = unsafe { self.values.get(at * padded..(at + cells) * padded) };
+        assert!(local.sums.len() >= T * padded && cells <= CHUNK, "lengths that fit");
+        for lanes in (0..padded).step_by(S::LANES) {
+            // SAFETY: a vector of each query's sums and of each cell's values, as asserted.
+            unsafe {
+                let at = local.sums.as_mut_ptr().add(lanes);
+                let mut sums: [S::F32; T] = [s.splat(0.0); T];
+                for t in 0..T {
+                    sums[t] = s.mul(s.load(at.add(t * padded)), s.splat(factors[t]));
+                }
+                for cell in 0..cells {
+                    let value = K::load(s, values.as_ptr().add(cell * padded + lanes));
+                    for (t, sum) in sums.iter_mut().enumerate() {
+                        let weight = s.splat(*local.scores.as_ptr().add(t * CHUNK + cell));
+                        *sum = s.fma(weight, value, *sum);
+                    }
+                }
+                for (t, &sum) in sums.iter().enumerate() {
+                    s.store(at.add(t * padded), sum);
+                }
             }
         }
+    }
+
+    fn gather(&self, sums: &[f32], head: &mut [f32]) {
+        head.copy_from_slice(&sums[..head.len()]);
     }
 }

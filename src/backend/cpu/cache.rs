@@ -4,6 +4,7 @@
 //! scores come out a vector of cells at a time; values stand cell after cell, padded to a vector.
 
 use super::cells::Cells;
+use super::codes::Codes;
 use crate::backend::{Capacity, KvFormat};
 use crate::plan::CacheInfo;
 use crate::simd::Simd;
@@ -21,37 +22,45 @@ pub(super) struct Cache {
 
 /// Keys and values in some format.
 pub(super) enum Store {
-    F32(Cells<f32>, Cells<f32>),
-    F16(Cells<u16>, Cells<u16>),
+    F32(Floats<f32>),
+    F16(Floats<u16>),
+    Codes(Codes),
 }
 
-/// A format of the cache.
+/// Keys and values as floats.
+pub(super) struct Floats<K> {
+    pub(super) keys: Cells<K>,
+    pub(super) values: Cells<K>,
+    pub(super) len: usize,
+}
+
+/// A format of floats.
 pub(super) trait Stored: Copy {
     /// # Safety
     /// `at` is valid for a vector.
     unsafe fn load<S: Simd>(s: S, at: *const Self) -> S::F32;
+
+    /// What is left of a float.
+    fn of(value: f32) -> Self;
 }
 
 impl Cache {
     pub(super) fn new(info: CacheInfo, capacity: Capacity) -> Cache {
         let cells = capacity.context.next_multiple_of(BLOCK);
-        let heads = capacity.sequences * info.heads * cells;
-        let (keys, values) = (heads * info.head_len, heads * value_len(info));
+        let all = capacity.sequences * info.heads * cells;
         let store = match capacity.kv {
-            KvFormat::F32 => Store::F32(Cells::new(keys), Cells::new(values)),
-            KvFormat::F16 => Store::F16(Cells::new(keys), Cells::new(values)),
+            KvFormat::F32 => Store::F32(Floats::new(info.head_len, all)),
+            KvFormat::F16 => Store::F16(Floats::new(info.head_len, all)),
+            KvFormat::Q8 | KvFormat::Q4 | KvFormat::Resq4 => {
+                Store::Codes(Codes::new(capacity.kv.groups(info.head_len), all))
+            }
         };
         Cache { info, cells, store }
     }
 
-    /// Where the keys of a head begin.
-    pub(super) fn keys_at(&self, sequence: usize, head: usize) -> usize {
-        (sequence * self.info.heads + head) * self.cells * self.info.head_len
-    }
-
-    /// Where the values of a head begin.
-    pub(super) fn values_at(&self, sequence: usize, head: usize) -> usize {
-        (sequence * self.info.heads + head) * self.cells * value_len(self.info)
+    /// Where the cells of a head begin, among those of all heads.
+    pub(super) fn head_at(&self, sequence: usize, head: usize) -> usize {
+        (sequence * self.info.heads + head) * self.cells
     }
 
     /// Writes a cell.
@@ -64,38 +73,46 @@ impl Cache {
         key: &[f32],
         value: &[f32],
     ) {
-        let block = self.keys_at(sequence, head) + cell / BLOCK * BLOCK * key.len() + cell % BLOCK;
-        let row = self.values_at(sequence, head) + cell * value_len(self.info);
         assert!(cell < self.cells && key.len() == self.info.head_len, "a cell of the cache");
-        let end = block + (key.len() - 1) * BLOCK;
-        // SAFETY: within the buffers, as asserted; the caller vouches for the rest. Keys are
-        // written through pointers, since their neighbours in a block may be someone else's.
+        assert_eq!(key.len(), value.len(), "a value for each key");
+        let at = self.head_at(sequence, head) + cell;
+        // SAFETY: as the caller vouches.
         unsafe {
             match &self.store {
-                Store::F32(keys, values) => {
-                    assert!(end < keys.len());
-                    for (i, &key) in key.iter().enumerate() {
-                        keys.as_ptr().add(block + i * BLOCK).write(key);
-                    }
-                    values.get_mut(row..row + value.len()).copy_from_slice(value);
-                }
-                Store::F16(keys, values) => {
-                    assert!(end < keys.len());
-                    let half = |x: f32| half::f16::from_f32(x).to_bits();
-                    for (i, &key) in key.iter().enumerate() {
-                        keys.as_ptr().add(block + i * BLOCK).write(half(key));
-                    }
-                    let values = values.get_mut(row..row + value.len());
-                    values.iter_mut().zip(value).for_each(|(to, &value)| *to = half(value));
-                }
+                Store::F32(floats) => floats.write(at, key, value),
+                Store::F16(floats) => floats.write(at, key, value),
+                Store::Codes(codes) => codes.write(at, key, value),
             }
         }
     }
 }
 
+impl<K: Stored + bytemuck::Zeroable> Floats<K> {
+    fn new(len: usize, cells: usize) -> Floats<K> {
+        Floats { keys: Cells::new(cells * len), values: Cells::new(cells * padded(len)), len }
+    }
+
+    /// # Safety
+    /// As [`Cache::write`].
+    unsafe fn write(&self, cell: usize, key: &[f32], value: &[f32]) {
+        let block = cell / BLOCK * BLOCK * self.len + cell % BLOCK;
+        let row = cell * padded(self.len);
+        assert!(block + (key.len() - 1) * BLOCK < self.keys.len(), "a cell of the cache");
+        // SAFETY: within the buffers, as asserted; the caller vouches for the rest. Keys are
+        // written through pointers, since their neighbours in a block may be someone else's.
+        unsafe {
+            for (i, &key) in key.iter().enumerate() {
+                self.keys.as_ptr().add(block + i * BLOCK).write(K::of(key));
+            }
+            let values = self.values.get_mut(row..row + value.len());
+            values.iter_mut().zip(value).for_each(|(to, &value)| *to = K::of(value));
+        }
+    }
+}
+
 /// From one cell's values to the next.
-pub(super) fn value_len(info: CacheInfo) -> usize {
-    info.head_len.next_multiple_of(BLOCK)
+pub(super) fn padded(len: usize) -> usize {
+    len.next_multiple_of(BLOCK)
 }
 
 impl Stored for f32 {
@@ -104,6 +121,10 @@ impl Stored for f32 {
         // SAFETY: as the caller vouches.
         unsafe { s.load(at) }
     }
+
+    fn of(value: f32) -> f32 {
+        value
+    }
 }
 
 impl Stored for u16 {
@@ -111,5 +132,9 @@ impl Stored for u16 {
     unsafe fn load<S: Simd>(s: S, at: *const u16) -> S::F32 {
         // SAFETY: as the caller vouches.
         unsafe { s.load_f16(at) }
+    }
+
+    fn of(value: f32) -> u16 {
+        half::f16::from_f32(value).to_bits()
     }
 }

@@ -7,18 +7,20 @@
 mod attend;
 mod cache;
 mod cells;
+mod codes;
 mod experts;
 mod mat_mul;
 mod pool;
 mod rope;
 mod rows;
+mod turns;
 
 pub use pool::{Pool, Worker};
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Values, check, in_bytes, uses_cache};
+use super::{Backend, Capacity, Values, check, in_bytes, kv, uses_cache};
 use crate::bail;
 use crate::error::{At, Result};
 use crate::plan::{Batch, CacheInfo, Format, Op, Plan, Slot, Transform, Weight};
@@ -29,6 +31,7 @@ use attend::Attention;
 use cache::Cache;
 use cells::Cells;
 use mat_mul::MatMul;
+use turns::Turns;
 
 /// Runs plans on the processor.
 pub struct Cpu {
@@ -45,6 +48,8 @@ struct State {
     level: Level,
     slots: Vec<Memory>,
     caches: Vec<Cache>,
+    /// By layer.
+    turns: Vec<Turns>,
     mat_mul: MatMul,
     attention: Attention,
     /// One row of floats per worker.
@@ -97,6 +102,7 @@ impl Cpu {
         for op in &plan.ops[ops.clone()] {
             refuse(&plan, op).at(op.name())?;
         }
+        kv::check(&plan, capacity, ops.clone())?;
         let threads = threads.max(1);
         let given = plan.clone();
         let plan = in_bytes(plan, ops.clone(), threads, |_| true);
@@ -105,14 +111,16 @@ impl Cpu {
             let context = if uses[layer] { capacity.context } else { 0 };
             Cache::new(*info, Capacity { context, ..capacity })
         };
+        let caches: Vec<Cache> = plan.caches.iter().enumerate().map(cache).collect();
         let lines = plan.slots.iter().map(|slot| slot.width).max().unwrap_or(0);
         let state = State {
             capacity,
             level,
             slots: plan.slots.iter().map(|slot| Memory::new(slot, capacity)).collect(),
-            caches: plan.caches.iter().enumerate().map(cache).collect(),
             mat_mul: MatMul::new(&plan, capacity, ops.clone(), threads, level),
-            attention: Attention::new(&plan, capacity, threads),
+            attention: Attention::new(&plan, &caches, capacity, threads),
+            caches,
+            turns: Turns::of(&plan, &uses),
             lines: (0..threads).map(|_| Cells::new(lines)).collect(),
             vectors: vectors(&plan, ops),
             rows: 0,

@@ -14,22 +14,28 @@ impl State {
         let Op::Rope { positions, sequences, layer, .. } = op else { unreachable!() };
         let (len, width) = (*head_len, self.width(*angles));
         let (heads, kv_heads) = (self.width(*q) / len, self.width(*k) / len);
-        // SAFETY: a head of a row is one worker's; angles, values and indices are not written.
+        // SAFETY: a head of a row is one worker's, and so is the line; angles, values and indices
+        // are not written.
         unsafe {
             let (positions, sequences) = (self.indices(*positions), self.indices(*sequences));
+            let line = self.lines[worker.index()].get_mut(0..len);
             for piece in worker.share(positions.len() * (heads + kv_heads)) {
                 let (row, head) = (piece / (heads + kv_heads), piece % (heads + kv_heads));
                 let angles = self.floats(*angles).get(row * width..(row + 1) * width);
                 if head < heads {
                     let at = (row * heads + head) * len;
-                    let head = self.floats(*q).get_mut(at..at + len);
-                    self.turn(head, *q_norm, angles, *pairing);
+                    let (q, kv_head) =
+                        (self.floats(*q).get_mut(at..at + len), head * kv_heads / heads);
+                    self.turn(q, *q_norm, angles, *pairing);
+                    self.turns[*layer].keys(self.level, kv_head, q, line);
                 } else {
                     let head = head - heads;
                     let at = (row * kv_heads + head) * len;
                     let key = self.floats(*k).get_mut(at..at + len);
                     self.turn(key, *k_norm, angles, *pairing);
+                    self.turns[*layer].keys(self.level, head, key, line);
                     let value = self.floats(*v).get(at..at + len);
+                    let value = self.turns[*layer].values(self.level, head, value, line);
                     let cell = (sequences[row] as usize, head, positions[row] as usize);
                     self.caches[*layer].write(cell, key, value);
                 }

@@ -119,7 +119,10 @@ pub(super) fn form(
 
 /// Whether an op is attention whose output only goes through the next op's preparation.
 fn is_prepared(plan: &Plan, at: usize) -> bool {
-    let Op::Attend { out, .. } = &plan.ops[at] else { return false };
+    let Op::Attend { out, layer, .. } = &plan.ops[at] else { return false };
+    if plan.caches[*layer].turn.is_some() {
+        return false;
+    }
     matches!(
         plan.ops.get(at + 1),
         Some(Op::Prepare { input: Input::Rows(slot), rows: None, norm: None, .. }) if slot == out
@@ -243,7 +246,8 @@ pub(super) fn upload(
             transforms.extend(transform.map(|transform| (transform, false)));
         }
         Op::MatMul { parts, .. } => weights.add_matrix(device, up, plan, parts, places)?,
-        Op::Rope { q_norm, k_norm, .. } => {
+        Op::Rope { q_norm, k_norm, layer, .. } => {
+            attention::upload_turn(weights, device, up, plan, *layer)?;
             vectors.extend([q_norm, k_norm].into_iter().flatten().map(|norm| norm.weight));
         }
         Op::AddNorm { norm, .. } => vectors.push(norm.weight),
@@ -252,7 +256,9 @@ pub(super) fn upload(
                 weights.add_matrix(device, up, plan, &[experts::as_part(part)], places)?;
             }
         }
-        Op::Route { .. } | Op::Mix { .. } | Op::Attend { .. } | Op::SoftCap { .. } => {}
+        Op::Route { .. } | Op::Mix { .. } | Op::SoftCap { .. } => {}
+        // Where attention stands alone on the device, the basis is not there yet.
+        Op::Attend { layer, .. } => attention::upload_turn(weights, device, up, plan, *layer)?,
     }
     for vector in vectors {
         weights.add_vector(device, up, plan, vector)?;

@@ -121,12 +121,9 @@ fn families(plan: &Plan) -> Vec<usize> {
     family
 }
 
-/// Bytes of one value of the cache.
-pub(super) fn kv_bytes(kv: KvFormat) -> usize {
-    match kv {
-        KvFormat::F32 => 4,
-        KvFormat::F16 => 2,
-    }
+/// Bytes of one head of one key or value: whole words.
+pub(super) fn head_bytes(kv: KvFormat, head_len: usize) -> usize {
+    kv.head_bytes(head_len).next_multiple_of(4)
 }
 
 /// Reserves the caches of some layers; the others get the least there is.
@@ -138,8 +135,8 @@ pub(super) fn caches(
 ) -> Vec<Cache> {
     let cells = capacity.sequences * capacity.context;
     let cache = |(layer, info): (usize, &crate::plan::CacheInfo)| {
-        let values = if uses(layer) { cells * info.heads * info.head_len } else { 0 };
-        let bytes = values * kv_bytes(capacity.kv);
+        let heads = if uses(layer) { cells * info.heads } else { 0 };
+        let bytes = heads * head_bytes(capacity.kv, info.head_len);
         Cache { keys: buffer(device, "keys", bytes), values: buffer(device, "values", bytes) }
     };
     plan.caches.iter().enumerate().map(cache).collect()

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use super::{Backend, Capacity, Timing, Values, check, in_bytes};
+use super::{Backend, Capacity, Timing, Values, check, in_bytes, kv};
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Format, Op, Plan, Slot};
 use device::{Device, Kernel};
@@ -97,9 +97,10 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
             }
             Op::Rope { layer, .. } => {
                 let info = plan.caches[*layer];
-                let cells = capacity.sequences * capacity.context;
-                let values = 2 * cells * info.heads * info.head_len;
-                bytes += (values * memory::kv_bytes(capacity.kv)) as u64;
+                let cells = (capacity.sequences as u64).saturating_mul(capacity.context as u64);
+                let head = memory::head_bytes(capacity.kv, info.head_len) as u64;
+                bytes = bytes.saturating_add(cells.saturating_mul(2 * info.heads as u64 * head));
+                bytes = bytes.saturating_add(attention::turn_bytes(info) as u64);
             }
             Op::Angles { .. }
             | Op::Prepare { .. }
@@ -111,12 +112,12 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
         }
     }
     let weights = weights.iter().map(|weight| &plan.weights[weight.0]);
-    bytes += weights.map(|tensor| weights::device_bytes(tensor) as u64).sum::<u64>();
+    let weights: u64 = weights.map(|tensor| weights::device_bytes(tensor) as u64).sum();
     let slots = plan.slots.iter().map(|slot| {
         let rows = slot.extent.rows(capacity.rows, capacity.logit_rows);
         4 * (rows * slot.width) as u64
     });
-    bytes + slots.sum::<u64>()
+    bytes.saturating_add(weights).saturating_add(slots.sum::<u64>())
 }
 
 impl Gpu {
@@ -136,6 +137,7 @@ impl Gpu {
                 format!("expected heads of a multiple of 8 values, found {}", info.head_len);
             return Err(Error::new(message).with_hint("--device cpu runs the model"));
         }
+        kv::check(&plan, capacity, ops.clone())?;
         let given = plan.clone();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let plan = in_bytes(plan, ops.clone(), threads, weights::has_no_form);

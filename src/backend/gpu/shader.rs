@@ -152,6 +152,7 @@ pub static KERNELS: &[(&str, &str)] = files![
     "sample_peaks",
     "soft_cap",
     "top",
+    "turn_back",
 ];
 
 /// Texts that kernels import.
@@ -164,12 +165,15 @@ static SHARED: &[(&str, &str)] = files![
     "shared/candidates_logits",
     "shared/cap",
     "shared/chosen",
+    "shared/codes",
     "shared/dot_float",
     "shared/dot_packed",
     "shared/extent_logit_rows",
     "shared/extent_tokens",
     "shared/gather_all",
     "shared/gather_rows",
+    "shared/head_own",
+    "shared/head_turned",
     "shared/input_gated",
     "shared/input_rows",
     "shared/input_splits",
@@ -182,6 +186,7 @@ static SHARED: &[(&str, &str)] = files![
     "shared/out_set",
     "shared/pairs",
     "shared/product",
+    "shared/read_codes",
     "shared/read_f16",
     "shared/read_f32",
     "shared/reduce_shared",
@@ -199,6 +204,7 @@ static SHARED: &[(&str, &str)] = files![
     "shared/turn_none",
     "shared/walk_points",
     "shared/walk_rows",
+    "shared/write_codes",
     "shared/write_f16",
     "shared/write_f32",
 ];

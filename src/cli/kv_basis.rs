@@ -1,0 +1,47 @@
+//! `gridmill kv-basis`: the bases that `--kv-type resq4` keeps keys and values in.
+
+use std::path::PathBuf;
+
+use super::calibrate::CalibrationFlags;
+use super::print;
+use crate::convert;
+use crate::error::At;
+use crate::file::Source;
+use crate::model::Model;
+use crate::run::kv_basis::beside;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The model reads the text, and what it keeps of each head says which directions need more bits. One \
+file serves a model and all its conversions.")]
+pub(super) struct Args {
+    /// A GGUF file, or the first shard of one; best before it is quantised
+    model: PathBuf,
+    /// Where the result goes; MODEL.kv-basis.gguf beside the model, where it is looked for
+    target: Option<PathBuf>,
+    #[command(flatten)]
+    calibration: CalibrationFlags,
+    /// Seed of the rotations, and of a text that the model writes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
+    let source = Source::open(&args.model)?;
+    let heard = args.calibration.listen(&source, args.seed)?;
+    let Some(statistics) = heard.statistics else {
+        anyhow::bail!("expected --calibrate and a text, or self: bases are made of what is heard");
+    };
+    let hparams = Model::new(&source).at(args.model.display())?.hparams;
+    let target = args.target.unwrap_or_else(|| beside(&args.model));
+    let mut progress = print::Progress::new("finding directions", hparams.layers as u64);
+    let done = &mut || progress.add(1);
+    let captured = convert::kv_basis(&statistics, &hparams, args.seed, &target, done)?;
+    drop(progress);
+    print::line(format_args!(
+        "{}: the directions of 8 bits hold {:.1} % of keys, {:.1} % of values",
+        target.display(),
+        100.0 * captured.keys,
+        100.0 * captured.values
+    ))
+}

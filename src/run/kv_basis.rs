@@ -1,0 +1,134 @@
+//! The basis that a cache is kept in: what a format wants, and the matrices in a file beside the
+//! model. Page: `formats/kv.md`.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::backend::KvFormat;
+use crate::backend::kv::Wants;
+pub use crate::backend::kv::fine_len;
+use crate::bail;
+use crate::error::{At, Error, Result};
+use crate::file::Source;
+use crate::plan::{Plan, Turn, Weight};
+use crate::transform;
+use crate::types::{Basis, Tensor};
+
+/// `general.type` of a file of bases.
+pub const TYPE: &str = "gridmill.kv_basis";
+/// Its version.
+pub const VERSION: u32 = 1;
+/// The SHA-256 of all matrices, in the order of the file.
+pub const CHECKSUM: &str = "sha256";
+
+/// Where the bases of a model are looked for: `model.kv-basis.gguf` beside `model.gguf`.
+pub fn beside(model: &Path) -> PathBuf {
+    model.with_extension("kv-basis.gguf")
+}
+
+/// Gives the caches of a plan the basis that a format wants; `file` holds the matrices, if it
+/// wants some.
+///
+/// # Errors
+/// If the format has no basis for heads of this length, or the file is missing or another model's.
+pub fn fit(plan: &mut Plan, kv: KvFormat, file: &Path) -> Result<()> {
+    let name = kv.name();
+    match kv.wants() {
+        Wants::Own => {}
+        Wants::Hadamard => {
+            for info in &mut plan.caches {
+                let Some(basis) = whole(info.head_len) else {
+                    let found = info.head_len;
+                    let expected = "expected heads of a length that has a Hadamard transform";
+                    let error = Error::new(format!("cache type {name}: {expected}, found {found}"));
+                    return Err(error.with_hint("--kv-type q8 takes heads as they are"));
+                };
+                info.turn = Some(Turn::Hadamard(basis));
+            }
+        }
+        Wants::Matrices => {
+            if !file.exists() {
+                let message = format!("cache type {name}: expected the bases of its heads");
+                let hint = "`gridmill kv-basis MODEL --calibrate TEXT` makes them; q4 needs none";
+                return Err(Error::new(message)
+                    .at(format_args!("{} is missing", file.display()))
+                    .with_hint(hint));
+            }
+            matrices(plan, file).at(file.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// The transform of all values of a head together.
+fn whole(head_len: usize) -> Option<Basis> {
+    transform::choices(head_len).into_iter().find(|basis| match basis {
+        Basis::Original => false,
+        Basis::Hadamard { block } => *block as usize == head_len,
+        Basis::Kronecker { .. } => true,
+    })
+}
+
+fn matrices(plan: &mut Plan, file: &Path) -> Result<()> {
+    let source = Source::open(file)?;
+    let metadata = source.metadata();
+    let kind = metadata.get_str("general.type")?.unwrap_or("a model").to_string();
+    if kind != TYPE {
+        bail!("expected {TYPE}, found {kind}");
+    }
+    let version = metadata.require_u32("gridmill.kv_basis.version")?;
+    if version != VERSION {
+        bail!("gridmill.kv_basis.version: expected {VERSION}, found {version}");
+    }
+    check_sum(&source)?;
+    for layer in 0..plan.caches.len() {
+        let info = plan.caches[layer];
+        let expected = (info.heads * info.head_len, info.head_len);
+        let mut weight = |what: &str| -> Result<Weight> {
+            let tensor = matrix(&source, &format!("blk.{layer}.{what}.basis"), expected)?;
+            plan.weights.push(tensor);
+            Ok(Weight(plan.weights.len() - 1))
+        };
+        let (keys, values) = (weight("keys")?, weight("values")?);
+        plan.caches[layer].turn = Some(Turn::Matrices { keys, values });
+    }
+    Ok(())
+}
+
+/// Orthogonal matrices, one below the other.
+fn matrix(source: &Source, name: &str, (rows, cols): (usize, usize)) -> Result<Tensor> {
+    let Some(tensor) = source.tensor(name)? else {
+        bail!("it is of another model: tensor `{name}` is missing");
+    };
+    if (tensor.rows, tensor.cols) != (rows, cols) {
+        let found = (tensor.rows, tensor.cols);
+        bail!("it is of another model: `{name}`: expected {:?}, found {found:?}", (rows, cols));
+    }
+    let mut values = vec![0.0; tensor.len()];
+    tensor.kind.decode(&tensor.rows(0..rows), &mut values);
+    for (at, row) in values.chunks_exact(cols).enumerate() {
+        let size: f32 = row.iter().map(|x| x * x).sum();
+        if !(0.99..1.01).contains(&size) {
+            bail!("tensor `{name}`: row {at}: expected a direction of length 1, found {size}");
+        }
+    }
+    Ok(tensor)
+}
+
+/// Fails if a matrix is not what was written.
+fn check_sum(source: &Source) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut expected = None;
+    for raw in source.raw_tensors() {
+        match raw.info.name.as_str() {
+            CHECKSUM => expected = Some(source.raw_bytes(&raw)),
+            _ => hash.update(&*source.raw_bytes(&raw)),
+        }
+    }
+    let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
+    if *expected != hash.finalize()[..] {
+        bail!("tensor `{CHECKSUM}`: the matrices are not those that were written");
+    }
+    Ok(())
+}

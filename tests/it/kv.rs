@@ -1,0 +1,287 @@
+//! The cache of keys and values as codes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gridmill::backend::Capacity;
+use gridmill::backend::cpu::Cpu;
+use gridmill::backend::kv::{self, Grid, KvFormat, Wants};
+use gridmill::convert::{self, Captured, Statistics};
+use gridmill::error::Error;
+use gridmill::file::Source;
+use gridmill::model::Model;
+use gridmill::plan::{Plan, Turn, Weight};
+use gridmill::quant;
+use gridmill::quant::principal::{principal, random_rotation};
+use gridmill::run::verify::relative_error;
+use gridmill::run::{Device, Options, Session};
+use gridmill::simd::Level;
+use gridmill::transform;
+use gridmill::types::Basis;
+
+use crate::cpu::{self, Random, SHAPE, Shape};
+
+pub(crate) const CODED: [KvFormat; 3] = [KvFormat::Q8, KvFormat::Q4, KvFormat::Resq4];
+
+/// A plan with caches in the basis that a format wants.
+pub(crate) fn turned(mut plan: Plan, kv: KvFormat) -> Plan {
+    for layer in 0..plan.caches.len() {
+        let info = plan.caches[layer];
+        plan.caches[layer].turn = match kv.wants() {
+            Wants::Own => None,
+            Wants::Hadamard => Some(Turn::Hadamard(whole(info.head_len))),
+            Wants::Matrices => {
+                let [keys, values] = [11, 12].map(|seed| {
+                    let heads = 0..info.heads as u64;
+                    let matrices =
+                        heads.flat_map(|head| orthogonal(info.head_len, seed + 5 * head));
+                    let matrices: Vec<f32> = matrices.collect();
+                    plan.weights.push(cpu::floats(info.heads * info.head_len, &matrices));
+                    Weight(plan.weights.len() - 1)
+                });
+                Some(Turn::Matrices { keys, values })
+            }
+        };
+    }
+    plan
+}
+
+/// The transform of a whole head.
+fn whole(head_len: usize) -> Basis {
+    let covers = |basis: &Basis| match basis {
+        Basis::Original => false,
+        Basis::Hadamard { block } => *block as usize == head_len,
+        Basis::Kronecker { .. } => true,
+    };
+    transform::choices(head_len).into_iter().find(covers).expect("a length with a transform")
+}
+
+/// Random rows, each freed of those before it.
+fn orthogonal(len: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    let mut rows: Vec<Vec<f64>> = Vec::new();
+    for _ in 0..len {
+        let mut row: Vec<f64> = random.floats(len).into_iter().map(f64::from).collect();
+        for _ in 0..2 {
+            for other in &rows {
+                let along: f64 = other.iter().zip(&row).map(|(a, b)| a * b).sum();
+                row.iter_mut().zip(other).for_each(|(x, other)| *x -= along * other);
+            }
+        }
+        let size = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        rows.push(row.into_iter().map(|x| x / size).collect());
+    }
+    rows.concat().into_iter().map(|x| x as f32).collect()
+}
+
+pub(crate) fn shapes() -> [Shape; 6] {
+    [
+        Shape { heads: 9, kv_heads: 3, head_len: 64, ..SHAPE },
+        Shape { heads: 4, kv_heads: 2, head_len: 80, window: Some(21), ..SHAPE },
+        Shape { heads: 12, kv_heads: 1, head_len: 16, ..SHAPE },
+        Shape { heads: 1, kv_heads: 1, head_len: 96, soft_cap: Some(2.0), ..SHAPE },
+        Shape { heads: 12, kv_heads: 1, head_len: 128, ..SHAPE },
+        Shape { heads: 1, kv_heads: 1, head_len: 256, ..SHAPE },
+    ]
+}
+
+#[test]
+fn codes_are_next_to_their_values() {
+    let mut random = Random(3);
+    for head_len in [16, 32, 64, 80, 96, 128, 256] {
+        let head: Vec<f32> = (0..head_len).map(|_| 3.0 * random.float() + 1.0).collect();
+        for kv in CODED {
+            let stored = kv::stored(kv, &head);
+            let groups = kv.groups(head_len);
+            let lens: usize = groups.iter().map(|group| group.len).sum();
+            assert_eq!(lens, head_len, "{kv:?}: every value is in a group");
+            for group in groups {
+                let range = group.start..group.start + group.len;
+                let grid = Grid::of(&head[range.clone()], group.bits);
+                for (found, value) in stored[range.clone()].iter().zip(&head[range]) {
+                    // Half a step; the end without a code of its own is off by a step, and by what
+                    // the scale was rounded.
+                    let step = grid.scale.to_f32().abs();
+                    let is_end = value.abs() >= (group.middle() - 0.5) * step;
+                    let allowed = if is_end { 1.01 * step } else { 0.501 * step };
+                    let allowed = allowed + value.abs() / 1024.0;
+                    assert!((found - value).abs() <= allowed, "{kv:?}: {value}, found {found}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_are_those_of_the_page() {
+    let page = include_str!("../../formats/kv.md");
+    for (name, kv) in KvFormat::ALL {
+        let bytes = [64, 80, 96, 128, 256].map(|len| kv.head_bytes(len).to_string());
+        let row = format!("| `{name}` | {} |", bytes.join(" | "));
+        assert!(page.contains(&row), "formats/kv.md has no row {row}");
+    }
+}
+
+#[test]
+fn heads_of_equal_or_extreme_values_stay_numbers() {
+    for kv in CODED {
+        for value in [0.0, -2.5, 1e-7, 60000.0] {
+            let stored = kv::stored(kv, &[value; 64]);
+            let close = |found: &f32| (found - value).abs() <= value.abs() / 1024.0 + 1e-7;
+            assert!(stored.iter().all(close), "{kv:?}: {value}, found {:?}", stored[0]);
+        }
+    }
+}
+
+#[test]
+fn plans_match_the_reference_op_by_op() {
+    for shape in shapes() {
+        for kv in CODED {
+            for level in Level::available() {
+                cpu::check_plan(shape, kv, &mut |plan, capacity| {
+                    Box::new(Cpu::new(plan, capacity, 2, level).unwrap())
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn caches_that_do_not_fit_are_refused() {
+    let check = |shape: Shape, basis: KvFormat, kv: KvFormat, expected: &str| {
+        let plan = Arc::new(turned(cpu::plan(shape), basis));
+        let capacity = Capacity { rows: 4, logit_rows: 1, sequences: 1, context: 16, kv };
+        let found = Cpu::new(plan, capacity, 1, Level::Portable).err().expect("a refusal");
+        assert_eq!(found.to_string(), expected);
+    };
+    let odd = Shape { heads: 16, kv_heads: 16, head_len: 12, ..SHAPE };
+    let message = "cache type q8: expected heads of a multiple of 8 values, found 12";
+    check(odd, KvFormat::F16, KvFormat::Q8, message);
+    let message = "cache type q4: expected a Hadamard transform, found the model's own basis";
+    check(SHAPE, KvFormat::F16, KvFormat::Q4, message);
+    let message = "cache type f16: expected the model's own basis, found a Hadamard transform";
+    check(SHAPE, KvFormat::Q4, KvFormat::F16, message);
+    let message = "cache type resq4: expected matrices, found a Hadamard transform";
+    check(SHAPE, KvFormat::Q4, KvFormat::Resq4, message);
+}
+
+fn model(name: &str) -> Source {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/models");
+    Source::open(format!("{folder}/{name}.gguf")).unwrap()
+}
+
+fn refusal(source: &Source, options: &Options) -> Error {
+    Session::open(source, options).err().expect("a refusal")
+}
+
+#[test]
+fn a_context_longer_than_memory_is_refused() {
+    let source = model("llama");
+    for device in [Device::Cpu, Device::Reference] {
+        let options = Options { device, context: Some(1 << 50), ..Options::default() };
+        let error = refusal(&source, &options);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("context: a f16 cache of 1125899906842624 tokens needs"),
+            "{text}"
+        );
+        assert!(text.contains("expected at most"), "{text}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--ctx")), "{error:?}");
+    }
+}
+
+#[test]
+fn bases_that_are_missing_or_wrong_are_refused() {
+    let source = model("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("basis.gguf");
+    let kv_basis = Some(file.clone());
+    let kv = KvFormat::Resq4;
+    let options = Options { device: Device::Cpu, kv, kv_basis, ..Options::default() };
+    let error = refusal(&source, &options);
+    assert!(error.to_string().contains("basis.gguf is missing: cache type resq4"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("gridmill kv-basis")), "{error:?}");
+
+    let check = |bytes: &[u8], expected: &str| {
+        std::fs::write(&file, bytes).unwrap();
+        let error = refusal(&source, &options).to_string();
+        assert!(error.contains(expected), "expected {expected}, found {error}");
+    };
+    check(b"no GGUF", "basis.gguf");
+    let other = std::fs::read(source.path()).unwrap();
+    check(&other, "expected gridmill.kv_basis, found ");
+
+    make_basis(&model("gemma3"), &file);
+    check(&std::fs::read(&file).unwrap(), "it is of another model");
+    make_basis(&source, &file);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.len() - 500;
+    bytes[at] ^= 1;
+    check(&bytes, "the matrices are not those that were written");
+}
+
+/// Calibrates on a few tokens.
+fn make_basis(source: &Source, file: &Path) -> Captured {
+    let model = Model::new(source).unwrap();
+    let options = Options { device: Device::Cpu, ..Options::default() };
+    let vocabulary = model.hparams.vocabulary as u32;
+    let window = |seed: u32| (0..24).map(|i| (i * 7 + seed) % vocabulary).collect();
+    let windows: Vec<Vec<u32>> = (0..4).map(window).collect();
+    let kept = file.with_extension("statistics");
+    convert::calibrate(&model, &options, &windows, "test", &kept, &mut || ()).unwrap();
+    let (statistics, _) = Statistics::open(&kept, source).unwrap();
+    convert::kv_basis(&statistics, &model.hparams, 1, file, &mut || ()).unwrap()
+}
+
+/// The whole way: a text, bases, a session. More bits lose less, and the backends agree.
+#[test]
+fn sessions_keep_codes() {
+    let source = model("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("basis.gguf");
+    let captured = make_basis(&source, &file);
+    assert!((0.1..=1.0).contains(&captured.keys), "{}", captured.keys);
+    assert!((0.1..=1.0).contains(&captured.values), "{}", captured.values);
+    let logits = |device, kv| {
+        let kv_basis = Some(file.clone());
+        let context = Some(64);
+        let options = Options { device, kv, kv_basis, context, ..Options::default() };
+        let mut session = Session::open(&source, &options).unwrap();
+        let tokens: Vec<u32> = (0..30).map(|i| i * 5 % 40).collect();
+        session.feed(0, &tokens).unwrap();
+        session.feed(0, &[3]).unwrap().to_vec()
+    };
+    let exact = logits(Device::Reference, KvFormat::F32);
+    let lost = CODED.map(|kv| {
+        let (reference, cpu) = (logits(Device::Reference, kv), logits(Device::Cpu, kv));
+        let [lost, other] = [(&exact, &reference), (&reference, &cpu)]
+            .map(|(expected, found)| relative_error(expected, found));
+        assert!(other < 0.5 * lost, "{kv:?} loses {lost}, and the CPU differs by {other}");
+        lost
+    });
+    let [q8, q4, resq4] = lost;
+    assert!(q8 > 0.0 && q8 < 0.5 * q4 && q8 < 0.5 * resq4 && q4 < 0.5, "lost: {lost:?}");
+}
+
+#[test]
+fn principal_directions_are_found() {
+    let n = 24;
+    let rows: Vec<f64> = orthogonal(n, 9).into_iter().map(f64::from).collect();
+    let size = |i: usize| 2.0 * (n - i) as f64;
+    let entry = |at: usize| -> f64 {
+        (0..n).map(|i| size(i) * rows[i * n + at / n] * rows[i * n + at % n]).sum()
+    };
+    let (sizes, found) = principal((0..n * n).map(entry).collect(), n);
+    for i in 0..n {
+        assert!((sizes[i] - size(i)).abs() < 1e-4, "size {i}: {}", sizes[i]);
+        let along: f64 = (0..n).map(|j| found[i * n + j] * rows[i * n + j]).sum();
+        assert!((along.abs() - 1.0).abs() < 1e-4, "direction {i}: {along}");
+    }
+    let turned = random_rotation(n, &mut quant::random::Random(3));
+    for (i, a) in turned.chunks(n).enumerate() {
+        for (j, b) in turned.chunks(n).enumerate() {
+            let product: f64 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+            assert!((product - f64::from(i == j)).abs() < 1e-12, "rows {i} and {j}: {product}");
+        }
+    }
+}
