@@ -63,8 +63,7 @@ impl Buffers {
         weight: &Tensor,
         row: &Rows,
     ) {
-        if planes.integers > 0 {
-            let count = row.cols / planes.integers;
+        if let Some(count) = row.cols.checked_div(planes.integers) {
             let [scales, mins] = &mut self.integers;
             let has_mins = planes.min_factor.is_some();
             let mins = &mut mins[..if has_mins { count } else { 0 }];
