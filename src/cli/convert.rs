@@ -14,16 +14,22 @@ use crate::convert::{
 };
 use crate::error::{At, Error, Result};
 use crate::file::planes::transform_by_text;
+use crate::file::repository::{Access, Repository};
 use crate::file::{ShardLimit, Share, Source, prefix};
 use crate::quant::presets;
 use crate::types::{Basis, TensorType};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A GGUF file, a shard of one, or a Hugging Face folder
+    /// A GGUF file, a shard of one, or a Hugging Face folder; left out with --hf
     source: PathBuf,
     /// Where the result goes; replaced only when it is whole
-    target: PathBuf,
+    #[arg(required_unless_present = "hf")]
+    target: Option<PathBuf>,
+    /// A repository of the Hugging Face hub in place of SOURCE: OWNER/NAME, or OWNER/NAME@REVISION.
+    /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count as elsewhere
+    #[arg(long, value_name = "REPOSITORY")]
+    hf: Option<Repository>,
     /// A type or a preset: higgs2, higgs3, higgs4, higgs8. Without it, weights in our own types
     /// stay as they are, and the others become higgs4
     #[arg(long = "to", value_name = "TYPE", value_parser = presets::by_name)]
@@ -80,8 +86,38 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
+fn tell_of_damping(report: &Report) {
+    for (weight, damping) in &report.damped {
+        print::note(format_args!(
+            "{weight}: the moments of its input are not positive definite, so {damping} of their \
+             mean was added to the diagonal"
+        ));
+    }
+}
+
+/// Where the model is, fetched if that is wished, and where the result goes.
+fn paths(args: &Args) -> anyhow::Result<(PathBuf, PathBuf)> {
+    match (&args.hf, &args.target) {
+        (None, Some(target)) => Ok((args.source.clone(), target.clone())),
+        (Some(repository), None) => {
+            let access = Access::new(|name| std::env::var_os(name))?;
+            Ok((repository.fetch(&access, &mut print::events())?, args.source.clone()))
+        }
+        (Some(_), Some(target)) => {
+            let target = target.display();
+            Err(Error::new(format!("--hf: expected one path, found {target}, too"))
+                .with_hint(
+                    "the repository is the source: gridmill convert --hf OWNER/NAME OUT.gguf",
+                )
+                .into())
+        }
+        (None, None) => unreachable!("clap wants the target"),
+    }
+}
+
 pub(super) fn convert(args: Args) -> anyhow::Result<()> {
-    let source = import::open(&args.source)?;
+    let (path, whole_target) = paths(&args)?;
+    let source = import::open(&path)?;
     let mut options = Options {
         kind: args.kind.map_or_else(|| presets::by_name("higgs4"), Ok)?,
         keep: args.kind.is_none(),
@@ -127,26 +163,21 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
             items.into_iter().map(|item| Line { item, error: 0.0, output_error: None }).collect();
         return print::data(table(&lines));
     }
-    let folder = args.split_size.map(|_| fine_tune::folder_beside(&args.target)).transpose()?;
-    let whole = folder.as_ref().zip(args.target.file_name());
-    let target = whole.map_or(args.target.clone(), |(folder, name)| folder.path().join(name));
+    let folder = args.split_size.map(|_| fine_tune::folder_beside(&whole_target)).transpose()?;
+    let whole = folder.as_ref().zip(whole_target.file_name());
+    let target = whole.map_or(whole_target.clone(), |(folder, name)| folder.path().join(name));
     let report = match args.fine_tune {
         true => fine_tune::convert(&source, &target, &options, &heard)?,
         false => run(&source, &target, &options, heard.statistics.as_ref())?,
     };
-    for (weight, damping) in &report.damped {
-        print::note(format_args!(
-            "{weight}: the moments of its input are not positive definite, so {damping} of their \
-             mean was added to the diagonal"
-        ));
-    }
+    tell_of_damping(&report);
     if let Some(path) = &args.report {
         report::write(path, (&source, &target), &options, &report, allocated.as_ref())?;
     }
     print::data(table(&report.lines))?;
     print::line(sizes(&report))?;
     match args.split_size {
-        Some(bytes) => split(&source, &target, &args.target, bytes),
+        Some(bytes) => split(&source, &target, &whole_target, bytes),
         None => Ok(()),
     }
 }

@@ -7,7 +7,8 @@ use super::{convert as conversion, print};
 use crate::convert::{Options, form};
 use crate::file::Source;
 use crate::file::cache;
-use crate::file::download::{Demo, Event};
+use crate::file::download::Demo;
+use crate::file::repository::Access;
 use crate::quant::presets;
 use crate::run::Session;
 use crate::run::logits_file::{Reader, Writer};
@@ -82,20 +83,8 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
 }
 
 fn fetch(demo: &Demo, folder: &Path) -> anyhow::Result<PathBuf> {
-    let mut bar: Option<(print::Progress, u64)> = None;
-    let path = demo.fetch(folder, &mut |event| match event {
-        Event::Status(text) => {
-            bar = None;
-            print::note(text);
-        }
-        Event::Progress { done, total } => {
-            let new = || (print::Progress::new("fetching", total), 0);
-            let (bar, before) = bar.get_or_insert_with(new);
-            bar.add(done.saturating_sub(*before));
-            *before = done;
-        }
-    })?;
-    Ok(path)
+    let access = Access::new(|name| std::env::var_os(name))?;
+    Ok(demo.fetch(folder, &access, &mut print::events())?)
 }
 
 /// What the conversion cost, measured on the sample.

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::file::download::Event;
+
 /// Work shorter than this shows no bar.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -104,4 +106,21 @@ pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Shows what a download tells.
+pub(super) fn events() -> impl FnMut(Event) {
+    let mut bar: Option<(Progress, u64)> = None;
+    move |event| match event {
+        Event::Status(text) => {
+            bar = None;
+            note(text);
+        }
+        Event::Progress { done, total } => {
+            let new = || (Progress::new("fetching", total), 0);
+            let (bar, before) = bar.get_or_insert_with(new);
+            bar.add(done.saturating_sub(*before));
+            *before = done;
+        }
+    }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
 use super::cache;
+use super::repository::Access;
 use super::writer::{Temporary, write_error};
 use crate::Result;
 use crate::bail;
@@ -95,12 +96,17 @@ impl Demo {
     ///
     /// # Errors
     /// If no source can be reached, or what came is not what was expected.
-    pub fn fetch(&self, folder: &Path, event: &mut dyn FnMut(Event)) -> Result<PathBuf> {
+    pub fn fetch(
+        &self,
+        folder: &Path,
+        access: &Access,
+        event: &mut dyn FnMut(Event),
+    ) -> Result<PathBuf> {
         if let Some(path) = self.cached(folder) {
             return Ok(path);
         }
         fs::create_dir_all(folder).at(folder.display())?;
-        let first = match from_hub(&self.hub, folder, event) {
+        let first = match from_hub(&self.hub, folder, access, event) {
             Ok(path) => return Ok(path),
             Err(error) => error,
         };
@@ -229,7 +235,7 @@ impl Drop for Folder {
 }
 
 #[cfg(not(feature = "hub"))]
-fn from_hub(_: &Hub, _: &Path, _: &mut dyn FnMut(Event)) -> Result<PathBuf> {
+fn from_hub(_: &Hub, _: &Path, _: &Access, _: &mut dyn FnMut(Event)) -> Result<PathBuf> {
     bail!("this program was built without access to the hub")
 }
 

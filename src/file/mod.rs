@@ -14,6 +14,7 @@ mod map;
 mod metadata;
 pub mod planes;
 mod repack;
+pub mod repository;
 pub mod safetensors;
 mod shards;
 mod source;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gridmill::file::cache;
 use gridmill::file::download::{Demo, Event, Wheel};
+use gridmill::file::repository::Access;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use crate::scratch::Scratch;
@@ -96,6 +97,7 @@ fn the_demo_in_the_cache() {
     assert_eq!(demo.cached(&folder), None);
     let hub = folder.file(&demo.hub.file, b"checked when it came");
     assert_eq!(demo.cached(&folder), Some(hub.clone()));
-    assert_eq!(demo.fetch(&folder, &mut |_| {}).expect("it is there"), hub);
+    let access = Access::new(|_| Some(OsString::from("/nowhere"))).expect("a place");
+    assert_eq!(demo.fetch(&folder, &access, &mut |_| {}).expect("it is there"), hub);
     assert_eq!(demo.wheel.sha256.len(), 64);
 }

@@ -22,7 +22,10 @@ mod grids;
 mod heard_experts;
 mod higgs;
 mod hostile;
+#[cfg(feature = "hub")]
+mod hub;
 mod import;
+mod inspect;
 mod kv;
 mod layers;
 mod learned;
