@@ -209,6 +209,17 @@ fn results_do_not_depend_on_threads() {
     assert!(logits.iter().all(|other| *other == logits[0]), "the same bits");
 }
 
+/// The first adapter, if there is one.
+#[cfg(feature = "gpu")]
+fn gpu(plan: &Arc<Plan>) -> Option<Box<dyn Backend>> {
+    use gridmill::backend::gpu::{Gpu, device::Mask};
+
+    let device = crate::gpu::device(Mask::NONE)?;
+    let ops = 0..plan.ops.len();
+    let gpu = Gpu::new(device, plan.clone(), CAPACITY, ops, Default::default());
+    Some(Box::new(gpu.expect("a plan to run")))
+}
+
 /// The largest first, of equal ones the first; the shares are a softmax over the chosen.
 #[test]
 fn the_largest_scores_are_chosen() {
@@ -217,17 +228,12 @@ fn the_largest_scores_are_chosen() {
         let slot = plan.slots.iter().position(|slot| slot.name == name);
         Slot(slot.expect("a slot of the plan"))
     };
-    let mut backends: Vec<Box<dyn Backend>> = vec![
+    let backends: Vec<Box<dyn Backend>> = vec![
         Box::new(Reference::new(plan.clone(), CAPACITY)),
         Box::new(Cpu::new(plan.clone(), CAPACITY, 1, Level::best()).expect("a plan to run")),
     ];
     #[cfg(feature = "gpu")]
-    if let Some(device) = crate::gpu::device(gridmill::backend::gpu::device::Mask::NONE) {
-        use gridmill::backend::gpu::Gpu;
-        let ops = 0..plan.ops.len();
-        let gpu = Gpu::new(device, plan.clone(), CAPACITY, ops, Default::default());
-        backends.push(Box::new(gpu.expect("a plan to run")));
-    }
+    let backends = backends.into_iter().chain(gpu(&plan));
     for mut backend in backends {
         for (scores, chosen, shares) in [
             ([0.0, 2.0, 1.0, -1.0, 0.5], [1, 2], [0.731_058_6, 0.268_941_4]),
