@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count as elsewhere
     #[arg(long, value_name = "REPOSITORY")]
     hf: Option<Repository>,
-    /// A type or a preset: higgs2, higgs3, higgs4, higgs8. Without it, weights in our own types
-    /// stay as they are, and the others become higgs4
+    /// A type or a preset: higgs2, higgs3, higgs4, higgs8, resq4. Without it, weights in our own
+    /// types stay as they are, and the others become higgs4
     #[arg(long = "to", value_name = "TYPE", value_parser = presets::by_name)]
     kind: Option<&'static dyn TensorType>,
     /// Bits per weight, scales included: each matrix gets the type that costs the model least
@@ -326,6 +326,7 @@ fn pattern(text: &str) -> Result<(Regex, &'static dyn TensorType)> {
 
 fn basis(text: &str) -> Result<Basis> {
     let known = "none, hadamard:SIZE or kronecker:ORDERxSIZE";
-    transform_by_text(text)
-        .ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
+    // Which inputs are loud, only a type that parts rows asks.
+    let basis = transform_by_text(text).filter(|basis| !matches!(basis, Basis::Parted { .. }));
+    basis.ok_or_else(|| Error::new(format!("no transform `{text}`, expected {known}")))
 }

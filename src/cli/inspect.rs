@@ -61,9 +61,13 @@ fn lines(source: &Source) -> Vec<Line> {
 fn weight(source: &Source, tensor: &Tensor) -> Line {
     let raw = source.raw_tensor(&tensor.name);
     let planes = vec![tensor.cols as u64, tensor.rows as u64];
+    let capture = match source.capture(&tensor.name) {
+        0.0 => String::new(),
+        share => format!(", {:.1}% of the input's squares", 100.0 * share),
+    };
     let note = match tensor.group {
         0 => String::new(),
-        group => format!("{}, group {group}", transform_text(tensor.basis)),
+        group => format!("{}, group {group}{capture}", transform_text(tensor.basis)),
     };
     Line {
         name: tensor.name.clone(),

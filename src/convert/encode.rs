@@ -11,11 +11,14 @@ use crate::error::Result;
 use crate::file::planes::Role as Plane;
 use crate::quant::Feedback;
 use crate::quant::blocks::BlockRounding;
+use crate::quant::parted::Parted;
 use crate::quant::points::Points;
 use crate::quant::second_order::Rounding;
 use crate::run::walk::original;
 use crate::transform;
-use crate::types::{Basis, ColumnPlanes, Higgs, Rows, Tensor, grid, norm_bytes, of_shape};
+use crate::types::{
+    Basis, ColumnPlanes, Higgs, Resq, Rows, Tensor, grid, norm_bytes, of_shape, resq,
+};
 
 /// Descents after a second-order rounding; more gain next to nothing (`benches/results/`).
 const DESCENTS: usize = 2;
@@ -89,7 +92,7 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
         return Ok(kept(tensor));
     }
     tensor.codes.prepare();
-    let is_fed = grid(item.kind).is_some() || item.points.is_some();
+    let is_fed = grid(item.kind).is_some() || item.points.is_some() || item.loud.is_some();
     let (mut errors, mut has_feedback) = (Errors::default(), false);
     let rows = item.rows / item.matrices;
     let code_bytes = encoded.codes.len() / item.matrices;
@@ -99,7 +102,9 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
             false => None,
         };
         has_feedback |= feedback.is_some();
-        let code = Code { item, feedback, signs: &signs, table: &encoded.table };
+        let parted = parted(item, feedback);
+        let parted = parted.as_ref();
+        let code = Code { item, feedback, parted, signs: &signs, table: &encoded.table };
         let codes = &mut encoded.codes[matrix * code_bytes..][..code_bytes];
         let norms = &mut encoded.norms[matrix * rows * norm_bytes..][..rows * norm_bytes];
         errors = errors.add(code.matrix(tensor, matrix * rows, codes, norms)?);
@@ -115,6 +120,8 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
 pub(super) struct Code<'a> {
     item: &'a Item,
     feedback: Option<&'a Feedback>,
+    /// The same for a type of two parts.
+    parted: Option<&'a Parted>,
     signs: &'a [i8],
     table: &'a [u8],
 }
@@ -175,14 +182,15 @@ impl Code<'_> {
 
     /// Codes up to [`rows_together`] rows, given in the model's own basis.
     fn rows(&self, mut values: Vec<f32>, codes: &mut [u8], norms: &mut [u8]) -> Errors {
-        let Code { item, feedback, signs, table } = *self;
+        let Code { item, feedback, signs, table, .. } = *self;
         let Item { kind, cols, group, basis, .. } = *item;
         if basis != Basis::Original {
             values.chunks_exact_mut(cols).for_each(|row| transform::forward(basis, signs, row));
         }
-        match (feedback, grid(kind), &item.points) {
-            (_, _, Some(points)) => learned(feedback, points, cols, &values, codes, norms),
-            (Some(feedback), Some(grid), _) => {
+        match (feedback, self.parted, grid(kind), &item.points) {
+            (.., Some(points)) => learned(feedback, points, cols, &values, codes, norms),
+            (_, Some(parted), ..) => two_parts(parted, cols, &values, codes, norms),
+            (Some(feedback), _, Some(grid), _) => {
                 second_order(feedback, grid, group, &values, codes, norms);
             }
             _ => kind.encode(&values, cols, group, codes, norms),
@@ -204,8 +212,21 @@ impl Code<'_> {
 fn signs(item: &Item) -> Vec<i8> {
     match item.basis {
         Basis::Original => Vec::new(),
-        _ => transform::signs(item.sign_seed, item.cols),
+        _ => {
+            let mut signs = transform::signs(item.sign_seed, item.cols);
+            if let Some(loud) = &item.loud {
+                transform::mark(&mut signs, loud);
+            }
+            signs
+        }
     }
+}
+
+/// What a type of two parts asks of the moments.
+fn parted(item: &Item, feedback: Option<&Feedback>) -> Option<Parted> {
+    resq(item.kind)?;
+    let parts = Resq::parts(item.cols).expect("the choice fits");
+    Some(Parted::new(feedback?, parts.low))
 }
 
 /// Rows that one task codes.
@@ -217,7 +238,8 @@ pub(super) fn rows_together(item: &Item) -> usize {
 pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
     let signs = signs(item);
     let table = learn::table(item);
-    let code = Code { item, feedback, signs: &signs, table: &table };
+    let parted = parted(item, feedback);
+    let code = Code { item, feedback, parted: parted.as_ref(), signs: &signs, table: &table };
     let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
     let of = |values: &[f32]| {
         let rows = values.len() / item.cols;
@@ -268,6 +290,26 @@ fn second_order(
         grid.pack(numbers, codes);
     }
     let bytes = norms.as_chunks_mut::<2>().0;
+    bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());
+}
+
+/// Codes a few rows, their quiet part before their loud one.
+fn two_parts(parted: &Parted, cols: usize, values: &[f32], codes: &mut [u8], norms: &mut [u8]) {
+    let parts = Resq::parts(cols).expect("the choice fits");
+    let grids = [Resq::low_grid(), Resq::high_grid()];
+    let rows = values.len() / cols;
+    let mut low = vec![0; rows * parts.low / grids[0].values_per_code()];
+    let mut high = vec![0; rows * parts.high / grids[1].values_per_code()];
+    let mut scales = vec![[f16::ZERO; 2]; rows];
+    parted.round(grids, DESCENTS, values, [&mut low, &mut high], &mut scales);
+    let numbers = low.chunks_exact(low.len() / rows).zip(high.chunks_exact(high.len() / rows));
+    for ((low, high), codes) in numbers.zip(codes.chunks_exact_mut(codes.len() / rows)) {
+        let (low_codes, high_codes) = codes.split_at_mut(Resq::low_bytes(parts));
+        grids[0].pack(low, low_codes);
+        grids[1].pack(high, high_codes);
+    }
+    let bytes = norms.as_chunks_mut::<2>().0;
+    let scales = scales.as_flattened();
     bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());
 }
 

@@ -95,6 +95,8 @@ fn items(source: &Source, kind: &'static dyn TensorType, keep_stock: bool) -> Re
             sign_seed: 0,
             keep,
             points: None,
+            loud: None,
+            capture: 0.0,
         })
     };
     source.tensors().map(item).collect()

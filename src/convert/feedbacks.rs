@@ -76,8 +76,11 @@ impl<'a> Feedbacks<'a> {
         if self.known.len() == Self::KEPT {
             self.known.pop_front();
         }
-        let signs = transform::signs(sign_seed, cols);
+        let mut signs = transform::signs(sign_seed, cols);
         let moments = statistics.moments(input, matrix)?;
+        if let Basis::Parted { high } = basis {
+            transform::mark(&mut signs, &moments.loudest(high as usize));
+        }
         let turned = moments.turned(basis, &signs);
         let is_tied = self.tied.as_deref() == Some(weight);
         let damping = if is_tied { TIED_DAMPING } else { DAMPING };

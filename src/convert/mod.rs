@@ -13,6 +13,7 @@ mod kv_basis;
 mod learn;
 mod offers;
 mod order;
+mod parted;
 mod recipe;
 mod recipe_file;
 pub mod report;
@@ -98,6 +99,7 @@ pub fn convert(
 ) -> Result<Report> {
     let started = Instant::now();
     let items = learn::with_points(source, options, plan(source, options)?)?;
+    let items = parted::with_loud(items, statistics)?;
     let mut feedbacks = feedbacks(source, statistics)?;
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
@@ -261,6 +263,7 @@ fn records(
                 basis: item.basis,
                 group: item.group as u32,
                 sign_seed: item.sign_seed,
+                capture: item.capture,
             };
             let new = match source.tensor(&item.name)?.filter(|_| item.keep) {
                 Some(tensor) => builder.add_with_table(record, &tensor.table)?,
@@ -292,6 +295,7 @@ fn record(tensor: &Tensor, sign_seed: u64) -> Record {
         basis: tensor.basis,
         group: tensor.group as u32,
         sign_seed,
+        capture: 0.0,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::file::{Share, Source};
 use crate::model::{Model, Role};
 use crate::quant::points::Points;
 use crate::quant::presets;
-use crate::types::{self, Basis, Kernel, PRIVATE_IDS, SUB, Tensor, TensorType};
+use crate::types::{self, Basis, Kernel, PRIVATE_IDS, Resq, SUB, Tensor, TensorType, resq};
 
 /// The user's wishes.
 #[derive(Clone)]
@@ -81,6 +81,10 @@ pub struct Item {
     pub keep: bool,
     /// What codes stand for, where that is learned from the model.
     pub points: Option<Arc<Points>>,
+    /// Which inputs are loud, where a parted basis asks for it and a text was listened to.
+    pub loud: Option<Arc<[bool]>>,
+    /// The share of all squares that those have; 0 if there are none.
+    pub capture: f32,
 }
 
 impl Item {
@@ -124,7 +128,7 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
     };
     if role.is_of_experts() {
-        refuse_shared_rows(tensor, choice.kind)?;
+        refuse_for_experts(tensor, choice.kind)?;
     }
     Ok(Item {
         name: tensor.name.clone(),
@@ -138,6 +142,8 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
         basis: choice.basis,
         group: choice.group,
         points: None,
+        loud: None,
+        capture: if keep { source.capture(&tensor.name) } else { 0.0 },
         sign_seed: if keep { source.sign_seed(&tensor.name) } else { options.seed },
         keep,
     })
@@ -152,16 +158,21 @@ pub(super) fn shape(source: &Source, tensor: &Tensor, model: &Model) -> Vec<u64>
 }
 
 /// Blocks of rows that share codes are counted from the first row of a weight, and an expert may
-/// begin within one.
-fn refuse_shared_rows(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<()> {
-    let block = kind.row_block();
-    if block == 1 {
-        return Ok(());
-    }
-    let (name, kind) = (&tensor.name, kind.name());
+/// begin within one. Loud inputs are those of a whole weight, and every expert has its own.
+fn refuse_for_experts(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<()> {
+    let (name, block) = (&tensor.name, kind.row_block());
+    let (expected, found) = match resq(kind) {
+        Some(_) => ("treats all inputs alike", "keeps loud ones in more bits".to_string()),
+        None if block > 1 => (
+            "has codes of their own for rows",
+            format!("has blocks of {block} rows that share them"),
+        ),
+        None => return Ok(()),
+    };
     let message = format!(
-        "tensor `{name}`: expected a type whose rows have codes of their own, as it holds several \
-         experts, found {kind}, whose blocks of {block} rows share them"
+        "tensor `{name}`: expected a type that {expected}, as it holds several experts, found {}, \
+         which {found}",
+        kind.name()
     );
     Err(Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type")))
 }
@@ -195,16 +206,20 @@ pub(super) fn fit(
         bail!("type {} is read, not written", kind.name());
     }
     let cols = tensor.cols;
-    let misfit = |multiple: usize| {
+    let misfit = |lengths: &str| {
         let (name, kind) = (&tensor.name, kind.name());
         let message = format!(
-            "tensor `{name}`: expected rows of a multiple of {multiple} values for {kind}, found \
+            "tensor `{name}`: expected rows of a multiple of {lengths} values for {kind}, found \
              {cols}"
         );
         Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type"))
     };
+    if resq(kind).is_some() {
+        let (basis, group) = Resq::form(cols).ok_or_else(|| misfit("64 and at least 128"))?;
+        return Ok(Choice { kind, basis, group });
+    }
     if kind.row_bytes(cols).is_none() {
-        return Err(misfit(kind.block().len));
+        return Err(misfit(&kind.block().len.to_string()));
     }
     if !matches!(kind.kernel(), Kernel::Int8 { group: 0, .. }) {
         return Ok(Choice { kind, basis: Basis::Original, group: 0 });
@@ -218,7 +233,7 @@ pub(super) fn fit(
         None => 1 << cols.trailing_zeros().min(6),
     };
     if group < SUB {
-        return Err(misfit(SUB));
+        return Err(misfit(&SUB.to_string()));
     }
     let wish = options.basis.filter(|&basis| crate::transform::check(basis, cols).is_ok());
     let default = || if whole_rows { row_basis(cols) } else { default_basis(cols) };

@@ -19,7 +19,7 @@ use crate::quant::random::Random;
 use crate::transform;
 use crate::types::raw::RawType;
 use crate::types::{
-    self, Basis, Bytes, ColumnPlanes, Kernel, PRIVATE_IDS, Tensor, TensorType, norm_bytes,
+    self, Basis, Bytes, ColumnPlanes, Kernel, PRIVATE_IDS, Resq, Tensor, TensorType, norm_bytes,
 };
 
 /// Rows that are coded; a matrix repeats them.
@@ -202,9 +202,15 @@ impl Tile {
             bail!("rows of {cols} values cannot be written as {}", kind.name());
         };
         let has_group = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
-        let (group, basis) = match has_group {
-            true => (group.unwrap_or(1 << cols.trailing_zeros().min(6)), default_basis(cols)),
-            false => (0, Basis::Original),
+        let (group, basis) = match (types::resq(kind), has_group) {
+            (Some(_), _) => {
+                let (basis, group) = Resq::form(cols).expect("a row of such codes");
+                (group, basis)
+            }
+            (None, true) => {
+                (group.unwrap_or(1 << cols.trailing_zeros().min(6)), default_basis(cols))
+            }
+            (None, false) => (0, Basis::Original),
         };
         if has_group
             && (group == 0 || !group.is_multiple_of(types::SUB) || !cols.is_multiple_of(group))
@@ -225,10 +231,20 @@ impl Tile {
         }
         let signs = match basis {
             Basis::Original => Vec::new(),
-            _ => bytemuck::cast_slice(&transform::signs(SEED, cols)).to_vec(),
+            basis => bytemuck::cast_slice(&signs(basis, cols)).to_vec(),
         };
         Ok(Tile { basis, group, codes, norms, signs })
     }
+}
+
+/// Signs that suit a basis; the last inputs are loud where some are.
+fn signs(basis: Basis, cols: usize) -> Vec<i8> {
+    let mut signs = transform::signs(SEED, cols);
+    if let Basis::Parted { high } = basis {
+        let first = cols - high as usize;
+        transform::mark(&mut signs, &(0..cols).map(|at| at >= first).collect::<Vec<bool>>());
+    }
+    signs
 }
 
 /// Numbers of a normal distribution, by sums of twelve uniform ones.

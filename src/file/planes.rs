@@ -25,6 +25,7 @@ const TENSOR_COLS: &str = "gridmill.tensor.cols";
 const TENSOR_TRANSFORM: &str = "gridmill.tensor.transform";
 const TENSOR_GROUP: &str = "gridmill.tensor.group";
 const TENSOR_SIGN_SEED: &str = "gridmill.tensor.sign_seed";
+const TENSOR_CAPTURE: &str = "gridmill.tensor.capture";
 const PLANE_TENSOR: &str = "gridmill.plane.tensor";
 const PLANE_ROLE: &str = "gridmill.plane.role";
 const PLANE_NAME: &str = "gridmill.plane.name";
@@ -62,6 +63,9 @@ pub struct Record {
     pub group: u32,
     /// What the signs were made from, 0 if all are +1; they are stored, so no reader needs it.
     pub sign_seed: u64,
+    /// The share of the input's squares in the calibration text that its loud part had; 0 where
+    /// there is none. No reader needs it.
+    pub capture: f32,
 }
 
 impl Record {
@@ -88,7 +92,7 @@ impl Record {
             let (cols, len, name) = (self.cols, own.block_len, own.name);
             bail!("{cols} columns, expected a multiple of {len} for type {name}");
         }
-        if role == Role::Codes && form == Form::Native && self.kind.row_block() == 1 {
+        if role == Role::Codes && form == Form::Native && self.kind.has_number() {
             return Ok((own, vec![self.cols, self.rows]));
         }
         match self.plane(role) {
@@ -205,6 +209,9 @@ impl Registry {
         set(TENSOR_TRANSFORM, texts(&|record| transform_text(record.basis)));
         set(TENSOR_GROUP, Array::U32(records.iter().map(|record| record.group).collect()));
         set(TENSOR_SIGN_SEED, Array::U64(records.iter().map(|record| record.sign_seed).collect()));
+        if records.iter().any(|record| record.capture != 0.0) {
+            set(TENSOR_CAPTURE, Array::F32(records.iter().map(|record| record.capture).collect()));
+        }
         let (mut tensors, mut roles, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (record, planes)) in self.iter().enumerate() {
             for role in record.roles() {
@@ -233,8 +240,9 @@ pub struct PlanesBuilder {
     form: Form,
     registry: Registry,
     written: HashSet<String>,
-    /// The seeds that signs of a width were made from, in the order of their planes.
-    seeds: HashMap<u64, Vec<u64>>,
+    /// What signs of a width are known by, in the order of their planes: the seed that they were
+    /// made from, and the loud inputs among them.
+    signs: HashMap<u64, Vec<(u64, u32)>>,
     /// The tables of a type, the type's own among them, in the order of their planes.
     tables: HashMap<u32, Vec<Vec<u8>>>,
 }
@@ -246,7 +254,7 @@ impl PlanesBuilder {
             form,
             registry: Registry::default(),
             written: HashSet::new(),
-            seeds: HashMap::new(),
+            signs: HashMap::new(),
             tables: HashMap::new(),
         }
     }
@@ -310,7 +318,13 @@ impl PlanesBuilder {
                 let own = || own.into_iter().collect();
                 place(self.tables.entry(record.kind.id()).or_insert_with(own), table.to_vec())
             }
-            Role::Signs => place(self.seeds.entry(record.cols).or_default(), record.sign_seed),
+            Role::Signs => {
+                let high = match record.basis {
+                    Basis::Parted { high } => high,
+                    Basis::Original | Basis::Hadamard { .. } | Basis::Kronecker { .. } => 0,
+                };
+                place(self.signs.entry(record.cols).or_default(), (record.sign_seed, high))
+            }
             _ => 0,
         }
     }
@@ -339,12 +353,13 @@ fn place<T: PartialEq>(list: &mut Vec<T>, value: T) -> usize {
     })
 }
 
-/// `none`, `hadamard:64`, `kronecker:36x16`.
+/// `none`, `hadamard:64`, `kronecker:36x16`, `parted:64`.
 pub fn transform_text(basis: Basis) -> String {
     match basis {
         Basis::Original => "none".to_string(),
         Basis::Hadamard { block } => format!("hadamard:{block}"),
         Basis::Kronecker { order, block } => format!("kronecker:{order}x{block}"),
+        Basis::Parted { high } => format!("parted:{high}"),
     }
 }
 
@@ -355,6 +370,7 @@ pub fn transform_by_text(text: &str) -> Option<Basis> {
     }
     let basis = match text.split_once(':')? {
         ("hadamard", block) => Basis::Hadamard { block: block.parse().ok()? },
+        ("parted", high) => Basis::Parted { high: high.parse().ok()? },
         ("kronecker", sizes) => {
             let (order, block) = sizes.split_once('x')?;
             Basis::Kronecker { order: order.parse().ok()?, block: block.parse().ok()? }
@@ -386,6 +402,8 @@ fn read_records(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Resul
     let groups = column(metadata.require_u64s(TENSOR_GROUP)?, TENSOR_GROUP, names.len())?;
     let seeds = metadata.require_u64s(TENSOR_SIGN_SEED)?;
     let seeds = column(seeds, TENSOR_SIGN_SEED, names.len())?;
+    let captures = metadata.get_f32s(TENSOR_CAPTURE)?.unwrap_or(vec![0.0; names.len()]);
+    let captures = column(captures, TENSOR_CAPTURE, names.len())?;
     let mut seen = HashSet::new();
     let mut records = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -411,6 +429,7 @@ fn read_records(metadata: &Metadata, types: &[&'static dyn TensorType]) -> Resul
             basis,
             group: u32::try_from(groups[index]).unwrap_or(0),
             sign_seed: seeds[index],
+            capture: captures[index],
         };
         record.check().at(place)?;
         records.push(record);

@@ -12,6 +12,7 @@ use super::shards::{self, Shard};
 use crate::Result;
 use crate::bail;
 use crate::error::{At, Error};
+use crate::transform;
 use crate::types::raw::RawType;
 use crate::types::{Basis, Bytes, ColumnPlanes, TYPES, Tensor, TensorType};
 
@@ -28,6 +29,8 @@ pub struct Source {
     names: HashMap<String, usize>,
     /// What the signs of weights with planes were made from.
     sign_seeds: HashMap<String, u64>,
+    /// What shares of squares loud parts had, of weights with planes.
+    captures: HashMap<String, f32>,
     /// Tensors that are no weights and no planes.
     others: Vec<(usize, usize)>,
     /// The metadata of a model that lies in no GGUF file.
@@ -86,6 +89,7 @@ impl Source {
             names: names.map(|(index, weight)| (weight.name.clone(), index)).collect(),
             weights,
             sign_seeds: HashMap::new(),
+            captures: HashMap::new(),
             others: Vec::new(),
             made: Some(metadata),
         }
@@ -182,6 +186,11 @@ impl Source {
         self.sign_seeds.get(name).copied().unwrap_or(0)
     }
 
+    /// The share of the squares of a weight's input that its loud part had; 0 where there is none.
+    pub fn capture(&self, name: &str) -> f32 {
+        self.captures.get(name).copied().unwrap_or(0.0)
+    }
+
     /// Every weight, planes put together, in file order.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         self.weights.iter()
@@ -216,6 +225,7 @@ impl Source {
             }
             let weight = self.join(record, names).at(format_args!("tensor `{}`", record.name))?;
             self.sign_seeds.insert(record.name.clone(), record.sign_seed);
+            self.captures.insert(record.name.clone(), record.capture);
             weights.insert(self.places[&names[&Role::Codes]], weight);
             planes.extend(names.values().map(|name| self.places[name]));
         }
@@ -269,9 +279,9 @@ impl Source {
             None => Ok(Bytes::empty()),
         };
         let signs = plane(Role::Signs)?;
-        if let Some(at) = signs.iter().position(|&sign| sign != 1 && sign != 0xff) {
-            let (name, found) = (&names[&Role::Signs], signs[at] as i8);
-            bail!("plane `{name}`: sign {at} is {found}, expected 1 or -1");
+        if record.basis != Basis::Original {
+            transform::check_signs(record.basis, bytemuck::cast_slice(&signs))
+                .at(format_args!("plane `{}`", names[&Role::Signs]))?;
         }
         let tensor = Tensor {
             name: record.name.clone(),

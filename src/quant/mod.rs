@@ -7,6 +7,7 @@ mod factor;
 pub mod flute;
 pub mod grid;
 pub mod moments;
+pub mod parted;
 pub mod points;
 pub mod presets;
 pub mod principal;

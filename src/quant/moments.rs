@@ -65,6 +65,24 @@ impl Moments {
         sums
     }
 
+    /// Which `count` values have the largest squares, of equal ones the first.
+    pub fn loudest(&self, count: usize) -> Vec<bool> {
+        let square = |at: usize| self.sums[at * self.width + at];
+        let mut order: Vec<usize> = (0..self.width).collect();
+        order.sort_by(|&a, &b| square(b).total_cmp(&square(a)));
+        let mut loud = vec![false; self.width];
+        order[..count].iter().for_each(|&at| loud[at] = true);
+        loud
+    }
+
+    /// The share of all squares that some values have.
+    pub fn share(&self, values: &[bool]) -> f64 {
+        let squares = (0..self.width).map(|at| self.sums[at * self.width + at]);
+        let all: f64 = squares.clone().sum();
+        let some: f64 = squares.zip(values).filter(|(_, of)| **of).map(|(square, _)| square).sum();
+        if all > 0.0 { some / all } else { 0.0 }
+    }
+
     /// The moments of the input after its transform: `T M T^T`, a whole matrix.
     pub fn turned(&self, basis: Basis, signs: &[i8]) -> Vec<f64> {
         let mut sums = self.whole();

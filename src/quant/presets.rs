@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::types::{self, TYPES, TensorType};
 
 /// Each preset and the type it stands for.
-pub const PRESETS: [(&str, &str); 9] = [
+pub const PRESETS: [(&str, &str); 10] = [
     ("higgs2", "HIGGS_P4_N256"),
     ("higgs3", "HIGGS_P2_N64"),
     ("higgs4", "HIGGS_P2_N256"),
@@ -15,6 +15,7 @@ pub const PRESETS: [(&str, &str); 9] = [
     ("vptq2.5", "VPTQ_V8_K4096_R256"),
     ("vptq3", "VPTQ_V8_K4096_R4096"),
     ("vptq4", "VPTQ_V3_K4096"),
+    ("resq4", "RESQ_P2_N256"),
 ];
 
 /// The presets of learned points that are worth a place beside grids: those below 3 bits. Above, a

@@ -35,11 +35,11 @@ pub struct Feedback {
     /// Added to the diagonal, as a share of its mean.
     pub damping: f64,
     /// R, `(width, width)`.
-    factors: Vec<f32>,
+    pub(super) factors: Vec<f32>,
     /// D.
-    weights: Vec<f64>,
+    pub(super) weights: Vec<f64>,
     /// M with its damping, `(width, width)`.
-    metric: Vec<f32>,
+    pub(super) metric: Vec<f32>,
 }
 
 impl Feedback {

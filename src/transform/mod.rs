@@ -44,6 +44,12 @@ pub fn check(basis: Basis, cols: usize) -> Result<()> {
     let block = match basis {
         Basis::Original => return Ok(()),
         Basis::Hadamard { block } | Basis::Kronecker { block, .. } => block,
+        Basis::Parted { high } => {
+            if high == 0 || high as usize >= cols {
+                bail!("expected a loud part within {cols} values, found one of {high}");
+            }
+            return Ok(());
+        }
     };
     if !block.is_power_of_two() {
         bail!("expected a Hadamard block that is a power of two, found {block}");
@@ -59,6 +65,38 @@ pub fn check(basis: Basis, cols: usize) -> Result<()> {
         bail!("expected a Hadamard block that divides {cols} values, found {block}");
     }
     Ok(())
+}
+
+/// Whether signs are those of a basis that fits them: +1 or -1, twice that for as many inputs as
+/// the loud part has.
+///
+/// # Errors
+/// If one is something else, or there are more or fewer loud inputs.
+pub fn check_signs(basis: Basis, signs: &[i8]) -> Result<()> {
+    let high = match basis {
+        Basis::Parted { high } => high as usize,
+        Basis::Original | Basis::Hadamard { .. } | Basis::Kronecker { .. } => 0,
+    };
+    let is_sign = |sign: i8| matches!(sign, 1 | -1) || high > 0 && matches!(sign, 2 | -2);
+    if let Some(at) = signs.iter().position(|&sign| !is_sign(sign)) {
+        let twice = if high > 0 { ", or twice that" } else { "" };
+        bail!("sign {at} is {}, expected 1 or -1{twice}", signs[at]);
+    }
+    let found = signs.iter().filter(|&&sign| is_loud(sign)).count();
+    if found != high {
+        bail!("{found} loud inputs, expected {high}");
+    }
+    Ok(())
+}
+
+/// Marks inputs as loud in signs that are all +1 or -1.
+pub fn mark(signs: &mut [i8], loud: &[bool]) {
+    assert_eq!(signs.len(), loud.len(), "a mark for every input");
+    signs.iter_mut().zip(loud).filter(|(_, loud)| **loud).for_each(|(sign, _)| *sign *= 2);
+}
+
+fn is_loud(sign: i8) -> bool {
+    sign.unsigned_abs() == 2
 }
 
 /// Every basis that rows of `cols` values can be in: the original one, Hadamard blocks from 16 up,
@@ -132,6 +170,15 @@ impl Number for f64 {
 const FAST: Steps<f32> = Steps { sylvester: fast::sylvester, kronecker: fast::kronecker };
 
 fn turn<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
+    if let Basis::Parted { high } = basis {
+        let signed = |i: usize| row[i] * T::of(f64::from(signs[i].signum()));
+        let low = (0..row.len()).filter(|&i| !is_loud(signs[i]));
+        let loud = (0..row.len()).filter(|&i| is_loud(signs[i]));
+        let parted: Vec<T> = low.chain(loud).map(signed).collect();
+        row.copy_from_slice(&parted);
+        turn_parts(steps, high, row);
+        return;
+    }
     if basis != Basis::Original {
         flip(signs, row);
         hadamard(steps, basis, false, row);
@@ -139,9 +186,29 @@ fn turn<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
 }
 
 fn turn_back<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
+    if let Basis::Parted { high } = basis {
+        turn_parts(steps, high, row);
+        let parted = row.to_vec();
+        let (mut low, mut loud) = (0, row.len() - high as usize);
+        for (value, &sign) in row.iter_mut().zip(signs) {
+            let at = if is_loud(sign) { &mut loud } else { &mut low };
+            *value = parted[*at] * T::of(f64::from(sign.signum()));
+            *at += 1;
+        }
+        return;
+    }
     if basis != Basis::Original {
         hadamard(steps, basis, true, row);
         flip(signs, row);
+    }
+}
+
+/// Sylvester's matrix, which is its own inverse, on runs of each part.
+fn turn_parts<T: Number>(steps: Steps<T>, high: u32, row: &mut [T]) {
+    let (low, high) = row.split_at_mut(row.len() - high as usize);
+    for part in [low, high] {
+        let basis = Basis::Hadamard { block: 1 << part.len().trailing_zeros() };
+        hadamard(steps, basis, false, part);
     }
 }
 
@@ -164,6 +231,7 @@ fn hadamard<T: Number>(steps: Steps<T>, basis: Basis, transpose: bool, row: &mut
         Basis::Original => return,
         Basis::Hadamard { block } => (None, block),
         Basis::Kronecker { order, block } => (Paley::get(order), block),
+        Basis::Parted { .. } => unreachable!("its parts are turned one by one"),
     };
     (steps.sylvester)(row, block as usize);
     let mut width = f64::from(block);

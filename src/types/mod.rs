@@ -39,6 +39,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 pub mod raw;
+mod resq;
 mod tensor;
 mod tq1_0;
 mod tq2_0;
@@ -48,6 +49,7 @@ pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use planes::{High, Plane, Planes, ScaleIntegers};
 pub use raw::RawType;
+pub use resq::{Parts, Resq, resq};
 pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes, part_name, whole_name};
 pub use vptq::{Entries, OUTLIER, Outliers, Shape, Vptq, learned, of_shape};
 
@@ -63,7 +65,8 @@ pub enum Role {
     Norms,
     /// The points that codes name.
     Table,
-    /// `(cols)` int8, +1 or -1; shared by the tensors of this width that have the same.
+    /// `(cols)` int8, +1 or -1, twice that for loud inputs of a parted basis; shared by the tensors
+    /// of this width that have the same.
     Signs,
     /// What columns are multiplied with.
     ColumnNorms,
@@ -233,6 +236,11 @@ pub trait TensorType: Sync {
         }
     }
 
+    /// Whether a code plane may have the type's own number: where a row is whole blocks of its own.
+    fn has_number(&self) -> bool {
+        self.row_block() == 1
+    }
+
     /// What is wrong in the planes of a weight, past their shapes and the codes that every table
     /// has a point for.
     ///
@@ -394,8 +402,10 @@ pub fn by_id(id: u32) -> Option<&'static dyn TensorType> {
     TYPES.iter().copied().find(|kind| kind.id() == id)
 }
 
-/// The type with this name, in any case: one of [`TYPES`], or of learned points of any shape.
+/// The type with this name, in any case: one of [`TYPES`], of parted rows, or of learned points of
+/// any shape.
 pub fn by_name(name: &str) -> Option<&'static dyn TensorType> {
     let listed = TYPES.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name));
-    listed.or_else(|| vptq::by_name(name).map(|kind| kind as &dyn TensorType))
+    let parted = || resq::by_name(name).map(|kind| kind as &dyn TensorType);
+    listed.or_else(parted).or_else(|| vptq::by_name(name).map(|kind| kind as &dyn TensorType))
 }

@@ -145,6 +145,13 @@ pub enum Basis {
         /// The power of two; `order * block` is the row.
         block: u32,
     },
+    /// Signs; then the inputs of sign +1 or -1 in their order, and behind them those of +2 or -2,
+    /// which are loud; then a Hadamard transform on each run of so many values of a part as is the
+    /// largest power of two that divides it.
+    Parted {
+        /// Values of the loud part.
+        high: u32,
+    },
 }
 
 /// Planes of the columns of an imported weight, empty where its type has none.
@@ -202,7 +209,8 @@ pub struct Tensor {
     pub norms: Bytes,
     /// `(n, p)` points; int8 unless the type says otherwise.
     pub table: Bytes,
-    /// `(cols)` int8, +1 or -1; empty if the basis is the original one.
+    /// `(cols)` int8, +1 or -1, twice that for the loud inputs of a parted basis; empty if the
+    /// basis is the original one.
     pub signs: Bytes,
     /// Of imported types.
     pub columns: ColumnPlanes,

@@ -156,10 +156,10 @@ impl Vector {
     fn decode(&self) -> Vec<f32> {
         let (codes, norms, table) = (self.bytes("codes"), self.bytes("norms"), self.bytes("table"));
         let block = self.kind.block();
-        assert!(codes.len().is_multiple_of(block.bytes), "the codes are whole blocks");
-        let len = codes.len() / block.bytes * block.len;
-        let cols = self.number("cols").unwrap_or(len);
-        let len = len * self.kind.row_block();
+        let cols = self.number("cols").unwrap_or(codes.len() / block.bytes * block.len);
+        let bytes = self.kind.row_bytes(cols).expect("rows of whole blocks");
+        assert!(codes.len().is_multiple_of(bytes), "the codes are whole rows");
+        let len = codes.len() / bytes * cols * self.kind.row_block();
         let table: Vec<i8> = table.iter().map(|&byte| byte as i8).collect();
         let own = self.kind.table().unwrap_or_default();
         let rows = Rows {

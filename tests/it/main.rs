@@ -35,6 +35,7 @@ mod planes;
 mod pool;
 mod products;
 mod repack;
+mod resq;
 mod scratch;
 mod second_order;
 #[cfg(feature = "gpu")]

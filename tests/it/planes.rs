@@ -22,6 +22,7 @@ fn record(name: &str) -> Record {
         basis: HADAMARD,
         group,
         sign_seed: 42,
+        capture: 0.0,
     }
 }
 

@@ -31,6 +31,15 @@ fn entry(basis: Basis, cols: usize, row: usize, col: usize) -> f64 {
     let sylvester =
         |a: usize, b: usize| if (a & b).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     match basis {
+        Basis::Parted { high } => {
+            let low = cols - high as usize;
+            if (row < low) != (col < low) {
+                return 0.0;
+            }
+            let (first, len) = if row < low { (0, low) } else { (low, cols - low) };
+            let basis = Basis::Hadamard { block: 1 << len.trailing_zeros() };
+            entry(basis, len, row - first, col - first)
+        }
         Basis::Original => f64::from(u8::from(row == col)),
         Basis::Hadamard { block } => {
             let block = block as usize;
@@ -195,4 +204,54 @@ fn a_constant_row_spreads_only_with_signs() {
     };
     assert_eq!(largest(&[]), 32.0);
     assert!(largest(&transform::signs(1, 1024)) < 5.0);
+}
+
+#[test]
+fn parted_rows_are_turned_part_by_part() {
+    for (cols, high) in [(576, 64), (1536, 192), (96, 16), (7, 3)] {
+        let basis = Basis::Parted { high };
+        transform::check(basis, cols).unwrap();
+        let mut signs = transform::signs(7, cols);
+        // Loud inputs spread over the row.
+        let loud: Vec<bool> =
+            (0..cols).map(|at| (at * high as usize) % cols < high as usize).collect();
+        transform::mark(&mut signs, &loud);
+        transform::check_signs(basis, &signs).unwrap();
+        let (quiet, loud): (Vec<usize>, Vec<usize>) = (0..cols).partition(|&at| !loud[at]);
+        let order = [quiet, loud].concat();
+        let input = noise(cols, 3);
+        let dense = |row: usize| {
+            let term = |(col, &at): (usize, &usize)| {
+                let signed = f64::from(input[at]) * f64::from(signs[at].signum());
+                entry(basis, cols, row, col) * signed
+            };
+            order.iter().enumerate().map(term).sum::<f64>() as f32
+        };
+        let expected: Vec<f32> = (0..cols).map(dense).collect();
+        let mut row = input.clone();
+        plain::forward(basis, &signs, &mut row);
+        let off = distance(&row, &expected) / norm(&expected);
+        assert!(off < 1e-6, "{high} of {cols}: off by {off}");
+        let mut fast = input.clone();
+        transform::forward(basis, &signs, &mut fast);
+        assert!(same_bits(&fast, &row), "{high} of {cols}");
+        transform::inverse(basis, &signs, &mut fast);
+        let off = distance(&fast, &input) / norm(&input);
+        assert!(off < 1e-6, "{high} of {cols}: back with an error of {off}");
+    }
+}
+
+#[test]
+fn wrong_loud_inputs_are_refused() {
+    let check = |high, signs: &[i8], expected: &str| {
+        let error = transform::check_signs(Basis::Parted { high }, signs).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(1, &[1, -1, 2, -2], "2 loud inputs, expected 1");
+    check(2, &[1, -1, 1, -2], "1 loud inputs, expected 2");
+    check(1, &[1, 3, 1, -2], "sign 1 is 3, expected 1 or -1, or twice that");
+    let plain = transform::check_signs(Basis::Hadamard { block: 2 }, &[1, 2]).unwrap_err();
+    assert!(plain.to_string().contains("sign 1 is 2, expected 1 or -1"), "{plain}");
+    let whole = transform::check(Basis::Parted { high: 64 }, 64).unwrap_err().to_string();
+    assert!(whole.contains("a loud part within 64 values, found one of 64"), "{whole}");
 }

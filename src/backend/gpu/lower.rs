@@ -199,6 +199,7 @@ fn segment(width: usize, transform: Option<Transform>, group: usize) -> usize {
         Some(Basis::Kronecker { .. }) => return width,
         Some(Basis::Hadamard { block }) => block as usize,
         Some(Basis::Original) | None => 4,
+        Some(Basis::Parted { .. }) => unreachable!("refused with the plan"),
     };
     // Both are powers of two times something that divides the row.
     let unit = lcm(block, group.max(4));
@@ -419,6 +420,7 @@ fn with_turn(
     let scale = |width: u32| (1.0 / f64::from(width).sqrt()) as f32;
     match transform.basis {
         Basis::Original => choices.import("turn", shared("turn_none")),
+        Basis::Parted { .. } => unreachable!("refused with the plan"),
         Basis::Hadamard { block } => choices
             .import("turn", shared("turn_hadamard"))
             .set("BLOCK", block)

@@ -120,11 +120,28 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
     bytes.saturating_add(weights).saturating_add(slots.sum::<u64>())
 }
 
+/// Refuses ops that no shader does yet.
+///
+/// # Errors
+/// If there is one.
+pub fn refuse(plan: &Plan, ops: Range<usize>) -> Result<()> {
+    match plan.ops[ops].iter().find(|op| op.parts_rows()) {
+        None => Ok(()),
+        Some(op) => {
+            let message = format!(
+                "expected ops that a GPU runs, found `{}`: the model has parted rows",
+                op.name()
+            );
+            Err(Error::new(message).with_hint("--device cpu runs the model"))
+        }
+    }
+}
+
 impl Gpu {
     /// Reserves memory for some ops of a plan, uploads their weights and compiles their kernels.
     ///
     /// # Errors
-    /// If heads have an odd width, the device has not enough memory, or is lost.
+    /// If there are ops without a shader, heads have an odd width, the device has not enough memory, or is lost.
     pub fn new(
         device: Arc<Device>,
         plan: Arc<Plan>,
@@ -132,6 +149,7 @@ impl Gpu {
         ops: Range<usize>,
         options: Options,
     ) -> Result<Gpu> {
+        refuse(&plan, ops.clone())?;
         if let Some(info) = plan.caches.iter().find(|info| !info.head_len.is_multiple_of(8)) {
             let message =
                 format!("expected heads of a multiple of 8 values, found {}", info.head_len);

@@ -1,0 +1,343 @@
+//! Types that keep the loud inputs in more bits: their rows, their rounding, a model in them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gridmill::convert::export::export;
+use gridmill::convert::{Options, Statistics, calibrate, convert};
+use gridmill::file::{Source, Value};
+use gridmill::model::Model;
+use gridmill::quant::parted::Parted;
+use gridmill::quant::{Feedback, Moments};
+use gridmill::run::{self, Device, Session};
+use gridmill::types::raw::RawType;
+use gridmill::types::{Basis, Parts as RowParts, Resq, Rows, Tensor, TensorType, by_name, raw};
+use half::f16;
+
+use crate::cli::{fails, succeeds, text};
+use crate::cpu::{Random, tensor};
+use crate::import::{logits, options};
+use crate::models::{Parts, distance, open};
+use crate::products::check_products;
+use crate::scratch::Scratch;
+
+/// What may lie between backends: an activation at the border of two integers falls to either.
+const BACKENDS: f64 = 0.022;
+
+fn resq() -> &'static dyn TensorType {
+    by_name("RESQ_P2_N256").unwrap()
+}
+
+/// A weight with random codes.
+fn weight(rows: usize, cols: usize) -> Tensor {
+    Tensor { basis: Resq::form(cols).unwrap().0, ..tensor(resq(), rows, cols, cols / 2) }
+}
+
+fn decoded(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.len()];
+    tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
+    values
+}
+
+#[test]
+fn rows_are_parted_as_documented() {
+    let page = include_str!("../../formats/resq.md");
+    let row = |head: &str| -> Vec<usize> {
+        let line = page.lines().find(|line| line.starts_with(head)).unwrap();
+        line.split('|').filter_map(|cell| cell.trim().parse().ok()).collect()
+    };
+    let (widths, high) = (row("| values |"), row("| H |"));
+    assert!(widths.len() >= 10 && widths.len() == high.len());
+    for (cols, high) in widths.into_iter().zip(high) {
+        assert_eq!(Resq::parts(cols), Some(RowParts { low: cols - high, high }), "{cols}");
+        let bytes = (cols - high) / 2 + high;
+        assert_eq!(resq().row_bytes(cols), Some(bytes), "{cols}");
+    }
+    for cols in [0, 64, 100, 160, 575] {
+        assert_eq!((Resq::parts(cols), resq().row_bytes(cols)), (None, None), "{cols}");
+    }
+}
+
+#[test]
+fn kernels_multiply_what_decode_says() {
+    for cols in [128, 576, 1536] {
+        check_products(resq(), 5, cols, cols / 2);
+    }
+}
+
+/// The form with a byte per weight, in which the CPU holds it, is the same weight.
+#[test]
+fn bytes_are_the_same_weights() {
+    for cols in [128, 576] {
+        let weight = weight(7, cols);
+        let bytes = resq().in_bytes(&weight).unwrap();
+        assert_eq!(bytes.basis, weight.basis);
+        let same =
+            decoded(&weight).iter().zip(decoded(&bytes)).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{cols}");
+    }
+}
+
+/// Moments of inputs that go together, the last of them loud.
+fn moments(cols: usize, high: usize) -> Moments {
+    let mut random = Random(3);
+    let mixed = random.floats(cols * cols);
+    let mut moments = Moments::new(cols);
+    for _ in 0..3 * cols {
+        let noise = random.floats(cols);
+        let common: f32 = noise[0] + noise[1];
+        let row: Vec<f32> = (0..cols)
+            .map(|at| {
+                let loud = if at < cols - high { 1.0 } else { 6.0 };
+                loud * (noise[at] + common * mixed[at] + 0.5 * noise[(at * 7 + 3) % cols])
+            })
+            .collect();
+        moments.add(&row);
+    }
+    moments
+}
+
+/// What each way of rounding costs in the outputs: both parts together least, and nearest most.
+#[test]
+fn the_loud_part_makes_up_for_the_quiet_one() {
+    let cols = 192;
+    let parts = Resq::parts(cols).unwrap();
+    let feedback = Feedback::new(cols, moments(cols, parts.high).whole(), 3 * cols as u64, 0.01);
+    let weights = Random(5).floats(16 * cols);
+    let grids = [Resq::low_grid(), Resq::high_grid()];
+    let rounded = |feedback: &Feedback| {
+        let mut low = vec![0; 16 * parts.low / 2];
+        let mut high = vec![0; 16 * parts.high];
+        let mut norms = vec![[f16::ZERO; 2]; 16];
+        Parted::new(feedback, parts.low).round(
+            grids,
+            2,
+            &weights,
+            [&mut low, &mut high],
+            &mut norms,
+        );
+        let (mut codes, mut bytes) = (Vec::new(), Vec::new());
+        for row in 0..16 {
+            let (mut a, mut b) = (vec![0; parts.low / 2], vec![0; parts.high]);
+            grids[0].pack(&low[row * parts.low / 2..][..parts.low / 2], &mut a);
+            grids[1].pack(&high[row * parts.high..][..parts.high], &mut b);
+            codes.extend([a, b].concat());
+            bytes.extend(norms[row].iter().flat_map(|norm| norm.to_le_bytes()));
+        }
+        (codes, bytes)
+    };
+    let cost = |(codes, norms): &(Vec<u8>, Vec<u8>)| {
+        let table = resq().table().unwrap();
+        let group = cols / 2;
+        let rows = Rows { count: 16, cols, group, codes, norms, table, ..Rows::stock(0, 0, &[]) };
+        let mut values = vec![0.0; 16 * cols];
+        resq().decode(&rows, &mut values);
+        let errors: Vec<f32> = weights.iter().zip(values).map(|(w, q)| w - q).collect();
+        feedback.cost(&errors)
+    };
+    let mut nearest = (vec![0; 16 * resq().row_bytes(cols).unwrap()], vec![0; 16 * 4]);
+    resq().encode(&weights, cols, cols / 2, &mut nearest.0, &mut nearest.1);
+    // A part that knows nothing of the other: moments without what is across.
+    let apart = {
+        let mut moments = moments(cols, parts.high).whole();
+        for (at, moment) in moments.iter_mut().enumerate() {
+            if (at / cols < parts.low) != (at % cols < parts.low) {
+                *moment = 0.0;
+            }
+        }
+        rounded(&Feedback::new(cols, moments, 3 * cols as u64, 0.01))
+    };
+    let (together, apart, nearest) = (cost(&rounded(&feedback)), cost(&apart), cost(&nearest));
+    assert!(together < 0.9 * apart, "{together} together, {apart} apart");
+    assert!(apart < 0.9 * nearest, "{apart} apart, {nearest} to nearest");
+}
+
+#[test]
+fn the_loudest_inputs_are_those_of_the_largest_squares() {
+    let mut moments = Moments::new(4);
+    moments.add(&[1.0, -3.0, 2.0, 3.0]);
+    assert_eq!(moments.loudest(1), [false, true, false, false], "of equal ones the first");
+    let loud = moments.loudest(3);
+    assert_eq!(loud, [false, true, true, true]);
+    assert!((moments.share(&loud) - 22.0 / 23.0).abs() < 1e-12);
+    assert_eq!(Moments::new(2).share(&[true, false]), 0.0);
+}
+
+/// A model of random weights that is wide enough, and the moments of its inputs.
+fn model(folder: &Scratch) -> (PathBuf, PathBuf) {
+    let mut parts = Parts::of("llama");
+    for (key, value) in [
+        ("llama.embedding_length", 128),
+        ("llama.feed_forward_length", 192),
+        ("llama.attention.head_count", 2),
+        ("llama.attention.head_count_kv", 1),
+        ("llama.rope.dimension_count", 64),
+    ] {
+        parts.set(key, Value::U32(value));
+    }
+    let mut random = Random(11);
+    for part in &mut parts.tensors {
+        let shape: &[u64] = match part.name.rsplit('.').nth(1).unwrap() {
+            "output" | "token_embd" => &[128, 128],
+            "attn_q" | "attn_output" => &[128, 128],
+            "attn_k" | "attn_v" => &[128, 64],
+            "ffn_gate" | "ffn_up" => &[128, 192],
+            "ffn_down" => &[192, 128],
+            _ => &[128],
+        };
+        let len = shape.iter().product::<u64>() as usize;
+        let is_norm = shape.len() == 1;
+        let value = |noise: f32| if is_norm { 1.0 + 0.5 * noise } else { 0.15 * noise };
+        let values: Vec<f32> = random.floats(len).into_iter().map(value).collect();
+        part.shape = shape.to_vec();
+        part.kind = RawType::of(by_name("F32").unwrap());
+        part.bytes = bytemuck::cast_slice(&values).to_vec();
+    }
+    let path = folder.join("model.gguf");
+    fs::rename(parts.write(folder), &path).unwrap();
+    let source = open(&path);
+    let windows: Vec<Vec<u32>> =
+        (0..8).map(|i| (0..64).map(|j| (i * 31 + j * j * 17) % 128).collect()).collect();
+    let kept = folder.join("statistics.gguf");
+    let options = run::Options { device: Device::Cpu, threads: 2, ..run::Options::default() };
+    let model = Model::new(&source).unwrap();
+    calibrate(&model, &options, &windows, "print", &kept, &mut || ()).unwrap();
+    (path, kept)
+}
+
+fn to_resq(source: &Source, target: &Path, statistics: &Path) -> Source {
+    converted_to(source, target, statistics, "resq4")
+}
+
+fn converted_to(source: &Source, target: &Path, statistics: &Path, kind: &str) -> Source {
+    let (statistics, _) = Statistics::open(statistics, source).unwrap();
+    let options = Options { whole_rows: true, ..options(Some(kind)) };
+    convert(source, target, &options, Some(&statistics), &mut |_| ()).unwrap();
+    open(target)
+}
+
+#[test]
+fn models_run_and_go_back() {
+    let folder = Scratch::new();
+    let (path, statistics) = model(&folder);
+    let source = open(&path);
+    let target = folder.join("resq.gguf");
+    let small = to_resq(&source, &target, &statistics);
+    let mut inputs = std::collections::HashSet::new();
+    for tensor in small.tensors().filter(|tensor| tensor.kind.id() == resq().id()) {
+        assert_eq!(tensor.basis, Basis::Parted { high: 64 }, "{}", tensor.name);
+        inputs.insert(tensor.signs.to_vec());
+    }
+    assert_eq!(inputs.len(), 8, "one set of loud inputs for each input of two layers");
+    let (expected, found) = (logits(&source), logits(&small));
+    let (off, plain) = (distance(&found, &expected), {
+        let plain = converted_to(&source, &folder.join("plain.gguf"), &statistics, "higgs4");
+        distance(&logits(&plain), &expected)
+    });
+    assert!(off < 0.9 * plain, "off by {off}, and {plain} without a loud part");
+
+    // What every instruction set makes of it, and a stock type that other programs read.
+    let tokens: Vec<u32> = (0..20).map(|i| i * 37 % 128).collect();
+    let mut first: Option<Vec<f32>> = None;
+    let is_here =
+        |options: &run::Options| matches!(options.device, Device::Reference | Device::Cpu);
+    for options in crate::models::devices().into_iter().filter(is_here) {
+        let mut session = Session::open(&small, &options).unwrap();
+        let found = session.feed(0, &tokens).unwrap().to_vec();
+        let off = first.as_ref().map_or(0.0, |first| distance(&found, first));
+        assert!(off < BACKENDS, "{:?} {}: off by {off}", options.device, options.level);
+        first.get_or_insert(found);
+    }
+    let back = folder.join("back.gguf");
+    export(&small, &back, by_name("F32").unwrap(), false, &mut |_| ()).unwrap();
+    let off = distance(&logits(&open(&back)), &found);
+    assert!(off < 0.02, "exported, off by {off}: int8 activations alone may differ");
+
+    // What share of the inputs' squares is in 8 bits, as `inspect` says it.
+    let shown = succeeds(&["inspect", text(&target)]);
+    let line = shown.lines().find(|line| line.contains("blk.1.ffn_down.weight")).unwrap();
+    assert!(line.contains("parted:64, group 96, "), "{line}");
+    let capture = small.capture("blk.1.ffn_down.weight");
+    assert!((1.0 / 3.0..1.0).contains(&capture), "64 of 192 inputs: {capture}");
+    assert!(line.contains(&format!("{:.1}% of the input's squares", 100.0 * capture)), "{line}");
+    assert_eq!(small.capture("token_embd.weight"), 0.0);
+
+    // The same bytes again; and codes that have no native form.
+    let again = folder.join("again.gguf");
+    to_resq(&source, &again, &statistics);
+    assert!(fs::read(&target).unwrap() == fs::read(&again).unwrap(), "the same bytes again");
+    let native = folder.join("native.gguf");
+    succeeds(&["repack", text(&target), text(&native), "--native-types"]);
+    assert!(distance(&logits(&open(&native)), &found) == 0.0, "codes stay bytes");
+}
+
+/// A file with another plane of signs.
+fn with_signs(folder: &Scratch, path: &Path, change: impl Fn(&mut [u8])) -> String {
+    let source = open(path);
+    let mut parts = Parts { metadata: source.metadata().clone(), tensors: Vec::new() };
+    for raw in source.raw_tensors() {
+        let mut bytes = source.raw_bytes(&raw).to_vec();
+        if raw.info.name == "gridmill.signs.128.1" {
+            change(&mut bytes);
+        }
+        parts.tensors.push(crate::models::Part {
+            name: raw.info.name.clone(),
+            shape: raw.info.shape.clone(),
+            kind: raw.info.kind,
+            bytes,
+        });
+    }
+    Source::open(parts.write(folder)).err().expect("a file to refuse").to_string()
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let folder = Scratch::new();
+    let (path, statistics) = model(&folder);
+    let target = folder.join("out.gguf");
+    let convert = |more: &[&'static str]| -> Vec<&str> {
+        [&["convert", text(&path), text(&target)], more].concat()
+    };
+    let needs = "expected statistics of its inputs for RESQ_P2_N256, which keeps the loudest in \
+                 more bits, found none";
+    fails(&convert(&["--to", "resq4"]), 1, needs);
+    fails(&convert(&["--transform", "parted:64"]), 2, "no transform `parted:64`");
+    let narrow = crate::models::model_path("llama.gguf");
+    let needs = "expected rows of a multiple of 64 and at least 128 values for RESQ_P2_N256, found";
+    let args = ["convert", text(&narrow), text(&target), "--to", "resq4"];
+    fails(&[&args[..], &["--calibrate", text(&statistics)]].concat(), 1, "another model");
+    fails(&args, 1, needs);
+    assert!(!target.exists());
+
+    to_resq(&open(&path), &target, &statistics);
+    let loud = |bytes: &mut [u8]| bytes.iter_mut().for_each(|sign| *sign = 2);
+    let message = with_signs(&folder, &target, loud);
+    assert!(message.contains("gridmill.signs.128.1"), "{message}");
+    assert!(message.contains("128 loud inputs, expected 64"), "{message}");
+    let message = with_signs(&folder, &target, |bytes| bytes[5] = 7);
+    assert!(message.contains("sign 5 is 7, expected 1 or -1, or twice that"), "{message}");
+
+    // A group or a transform that is not the type's.
+    let tensor = weight(2, 128);
+    let check = |tensor: Tensor| tensor.kind.check(&tensor).unwrap_err();
+    assert!(check(Tensor { group: 128, ..tensor.clone() }).contains("expected half a row, 64"));
+    let basis = Basis::Parted { high: 32 };
+    assert!(check(Tensor { basis, ..tensor }).contains("expected Parted { high: 64 }"));
+    assert_eq!(raw::find(resq().id(), gridmill::types::TYPES), None, "no number in a file");
+}
+
+/// No shader parts rows yet: a GPU that is asked for refuses, and one that is not is not taken.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpus_leave_parted_rows_to_the_cpu() {
+    let folder = Scratch::new();
+    let (path, statistics) = model(&folder);
+    let small = to_resq(&open(&path), &folder.join("resq.gguf"), &statistics);
+    let plan = Model::new(&small).unwrap().plan();
+    let error = gridmill::backend::gpu::refuse(&plan, 0..plan.ops.len()).unwrap_err();
+    let expected = "expected ops that a GPU runs, found `prepare`: the model has parted rows";
+    assert_eq!(error.to_string(), expected);
+    let options = run::Options { device: Device::Auto, ..run::Options::default() };
+    let session = Session::open(&small, &options).unwrap();
+    assert!(session.device().starts_with("cpu ("), "{}", session.device());
+}
