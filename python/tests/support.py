@@ -59,8 +59,8 @@ def from_hex(text: str) -> np.ndarray:
 
 
 def grid(kind: Kind) -> np.ndarray:
-    """The grid of a HIGGS type as the bytes of a `table` plane; no page has its numbers."""
-    name = kind.name.removeprefix("HIGGS_").lower()
+    """The grid of a type as the bytes of a `table` plane; no page has its numbers."""
+    name = kind.name.removeprefix("HIGGS_").removeprefix("RESQ_").lower()
     return np.fromfile(ROOT / "src" / "types" / "grids" / f"{name}.i8", np.uint8)
 
 

@@ -49,6 +49,7 @@ class Pages(unittest.TestCase):
                     seen.add(vector["type"])
         self.assertLessEqual({kind.name for kind in higgs.TYPES}, seen)
         self.assertIn("VPTQ_V4_K16", seen)
+        self.assertIn("RESQ_P2_N256", seen)
 
     def test_blocks_are_those_of_the_page(self) -> None:
         text = dict(pages())["higgs.md"]

@@ -24,6 +24,29 @@ def dense(text: str, cols: int) -> np.ndarray:
 
 
 class Transforms(unittest.TestCase):
+    def test_parted_rows_come_back(self) -> None:
+        random = np.random.default_rng(2)
+        for cols, high in [(192, 64), (96, 16), (7, 3)]:
+            with self.subTest(cols=cols, high=high):
+                basis = transform.by_text(f"parted:{high}")
+                self.assertTrue(basis.fits(cols))
+                self.assertFalse(basis.fits(high))
+                signs = transform.signs_of_seed(5, cols)
+                loud = np.zeros(cols, bool)
+                loud[random.permutation(cols)[:high]] = True
+                signs[loud] *= 2
+                rows = random.normal(size=(3, cols))
+                signed = rows * np.sign(signs)
+                parts = [signed[:, ~loud], signed[:, loud]]
+                blocks = [part.shape[1] & -part.shape[1] for part in parts]
+                turned = [
+                    part @ dense(f"hadamard:{block}", part.shape[1]).T
+                    for part, block in zip(parts, blocks)
+                ]
+                coded = np.concatenate(turned, axis=1).astype(np.float32)
+                found = transform.inverse(basis, signs, coded)
+                np.testing.assert_allclose(found, rows, atol=1e-5)
+
     def test_inverse_brings_rows_back(self) -> None:
         random = np.random.default_rng(1)
         cases = [("none", 24), ("hadamard:1", 24), ("hadamard:16", 48), ("hadamard:128", 128),

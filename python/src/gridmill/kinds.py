@@ -1,15 +1,16 @@
 """Every type of Gridmill's own, by name and by number."""
 
-from . import higgs, vptq
+from . import higgs, resq, vptq
 from .higgs import Higgs
+from .resq import Resq
 from .vptq import Vptq
 
-Kind = Higgs | Vptq
+Kind = Higgs | Resq | Vptq
 
-_HIGGS = {kind.name: kind for kind in higgs.TYPES}
+_NAMED: dict[str, Kind] = {kind.name: kind for kind in (*higgs.TYPES, resq.TYPE)}
 
 
 def by_name(name: str) -> Kind | None:
     """The type with this name, in any case."""
     name = name.upper()
-    return _HIGGS.get(name) or vptq.by_name(name)
+    return _NAMED.get(name) or vptq.by_name(name)

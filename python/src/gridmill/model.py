@@ -179,10 +179,13 @@ class Model:
             planes[role] = self._plane(record, role, layout, where)
         record.kind.check(planes, where)
         if SIGNS in planes:
-            signs = planes[SIGNS].view(np.int8)
-            wrong = signs[np.abs(signs) != 1]
+            signs, high = planes[SIGNS].view(np.int8), record.transform.high
+            wrong = signs[~np.isin(np.abs(signs), (1, 2) if high else (1,))]
             if wrong.size:
                 raise FormatError(where, "sign", "1 or -1", wrong[0])
+            loud = int((np.abs(signs) == 2).sum())
+            if loud != high:
+                raise FormatError(where, "loud inputs", high, loud)
         return Weight(record, planes)
 
     def _plane(self, record: Record, role: str, layout: Layout, where: str) -> np.ndarray:

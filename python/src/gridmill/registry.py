@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from gguf import GGMLQuantizationType
 
-from . import kinds, transform
+from . import kinds, resq, transform
 from .errors import FormatError
 from .kinds import Kind
 from .planes import GROUP_STEP, SIGNS, Layout
+from .resq import Resq
 from .transform import Transform
 
 FORMAT_VERSION = 1
@@ -106,6 +107,9 @@ def _record(
         raise FormatError(where, "transform", f"one that fits {cols} columns", f"`{text}`")
     if not (kind.has_transform or basis.is_none):
         raise FormatError(where, f"transform of {kind.name}", "`none`", f"`{text}`")
+    if isinstance(kind, Resq) and not kind.fits(cols, text, group):
+        expected = f"`parted:{resq.high(cols)}` and {cols // 2} of at least {2 * resq.UNIT} columns"
+        raise FormatError(where, "transform and group", expected, f"`{text}` and {group}")
     return Record(name, kind, rows, cols, basis, group, seed)
 
 

@@ -14,19 +14,23 @@ import numpy as np
 # The largest order of Paley's matrices that the format has.
 ORDER_MAX = 256
 
-_TEXT = re.compile("none|hadamard:([1-9][0-9]*)|kronecker:([1-9][0-9]*)x([1-9][0-9]*)")
+_TEXT = re.compile(
+    "none|hadamard:([1-9][0-9]*)|kronecker:([1-9][0-9]*)x([1-9][0-9]*)|parted:([1-9][0-9]*)"
+)
 
 
 @dataclass(frozen=True)
 class Transform:
     """What the rows of a weight have gone through."""
 
-    # As in the registry: `none`, `hadamard:64`, `kronecker:36x16`.
+    # As in the registry: `none`, `hadamard:64`, `kronecker:36x16`, `parted:64`.
     text: str
     # Of Sylvester's matrix.
     block: int
     # Of Paley's matrix, 1 for none.
     order: int
+    # Loud values of a row, 0 where it is not parted.
+    high: int = 0
 
     @property
     def is_none(self) -> bool:
@@ -35,6 +39,8 @@ class Transform:
 
     def fits(self, cols: int) -> bool:
         """Whether the pages allow this transform of rows of `cols` values."""
+        if self.high:
+            return self.high < cols
         if self.block & (self.block - 1):
             return False
         if self.text.startswith("kronecker"):
@@ -47,8 +53,9 @@ def by_text(text: str) -> Transform | None:
     match = _TEXT.fullmatch(text)
     if match is None:
         return None
-    block, order, inner = (int(number) if number else 1 for number in match.groups())
-    return Transform(text, max(block, inner), order)
+    numbers = [int(number) if number else 0 for number in match.groups()]
+    block, order, inner, high = numbers
+    return Transform(text, max(block, inner, 1), max(order, 1), high)
 
 
 def inverse(transform: Transform, signs: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -58,6 +65,8 @@ def inverse(transform: Transform, signs: np.ndarray, values: np.ndarray) -> np.n
     """
     if transform.is_none:
         return values.copy()
+    if transform.high:
+        return _inverse_parted(transform.high, signs, values)
     with np.errstate(all="ignore"):
         turned = _sylvester(values, transform.block)
         if transform.order > 1:
@@ -65,6 +74,20 @@ def inverse(transform: Transform, signs: np.ndarray, values: np.ndarray) -> np.n
         scale = np.float32(1.0 / math.sqrt(transform.order * transform.block))
         turned = turned * scale
         turned *= signs.astype(np.float32)
+    return turned
+
+
+def _inverse_parted(high: int, signs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """As `inverse`: each part for itself, then every value to its input."""
+    low = values.shape[1] - high
+    turned = np.empty_like(values)
+    parts = [(values[:, :low], np.abs(signs) == 1), (values[:, low:], np.abs(signs) == 2)]
+    with np.errstate(all="ignore"):
+        for part, places in parts:
+            block = part.shape[1] & -part.shape[1]
+            back = _sylvester(np.ascontiguousarray(part), block)
+            turned[:, places] = back * np.float32(1.0 / math.sqrt(block))
+        turned *= np.sign(signs).astype(np.float32)
     return turned
 
 
