@@ -162,16 +162,16 @@ pub(super) fn shape(source: &Source, tensor: &Tensor, model: &Model) -> Vec<u64>
 fn refuse_for_experts(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<()> {
     let (name, block) = (&tensor.name, kind.row_block());
     let (expected, found) = match resq(kind) {
-        Some(_) => ("treats all inputs alike", "keeps loud ones in more bits".to_string()),
-        None if block > 1 => (
-            "has codes of their own for rows",
-            format!("has blocks of {block} rows that share them"),
-        ),
+        Some(_) => ("that treats all inputs alike", "which keeps loud ones in more bits".into()),
+        None if block > 1 => {
+            let found = format!("whose blocks of {block} rows share them");
+            ("whose rows have codes of their own", found)
+        }
         None => return Ok(()),
     };
     let message = format!(
-        "tensor `{name}`: expected a type that {expected}, as it holds several experts, found {}, \
-         which {found}",
+        "tensor `{name}`: expected a type {expected}, as it holds several experts, found {}, \
+         {found}",
         kind.name()
     );
     Err(Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type")))
