@@ -64,7 +64,7 @@ pub fn fit(plan: &mut Plan, kv: KvFormat, file: &Path) -> Result<()> {
 /// The transform of all values of a head together.
 fn whole(head_len: usize) -> Option<Basis> {
     transform::choices(head_len).into_iter().find(|basis| match basis {
-        Basis::Original => false,
+        Basis::Original | Basis::Parted { .. } => false,
         Basis::Hadamard { block } => *block as usize == head_len,
         Basis::Kronecker { .. } => true,
     })

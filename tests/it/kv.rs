@@ -49,7 +49,7 @@ pub(crate) fn turned(mut plan: Plan, kv: KvFormat) -> Plan {
 /// The transform of a whole head.
 fn whole(head_len: usize) -> Basis {
     let covers = |basis: &Basis| match basis {
-        Basis::Original => false,
+        Basis::Original | Basis::Parted { .. } => false,
         Basis::Hadamard { block } => *block as usize == head_len,
         Basis::Kronecker { .. } => true,
     };
