@@ -376,7 +376,10 @@ fn activation_format(tensor: &Tensor) -> Format {
         Kernel::Float => Format::F32,
         Kernel::Int8 { .. } if tensor.group == 0 => Format::Int8 { group: STOCK_GROUP },
         Kernel::Int8 { .. } => {
-            let group = 1 << tensor.group.trailing_zeros();
+            // The parts of a row are as even as whole rows, whatever its norms cover.
+            let is_parted = matches!(tensor.basis, Basis::Parted { .. });
+            let len = if is_parted { tensor.cols } else { tensor.group };
+            let group = 1 << len.trailing_zeros();
             Format::Int8 { group: GRID_GROUP.min(group) }
         }
     }

@@ -141,8 +141,8 @@ impl Gpu {
     /// Reserves memory for some ops of a plan, uploads their weights and compiles their kernels.
     ///
     /// # Errors
-    /// If there are ops without a shader, heads have an odd width, the device has not enough memory,
-    /// or is lost.
+    /// If there are ops without a shader, heads have an odd width, the device has not enough
+    /// memory, or is lost.
     pub fn new(
         device: Arc<Device>,
         plan: Arc<Plan>,
