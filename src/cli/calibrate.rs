@@ -144,7 +144,7 @@ impl Heard {
         Heard { statistics, windows, held_out, fingerprint }
     }
 
-    /// How much each weight matters, on some of the text, or on the model's own without one.
+    /// How much each weight matters, on some of the text; without one, see [`unheard`].
     pub(super) fn sensitivity(
         &self,
         source: &Source,
@@ -249,19 +249,26 @@ fn own_windows(
     Ok(windows)
 }
 
-/// Windows to measure in where no text is given: the model's own, or tokens that mean nothing where
-/// it has nothing to begin with. The latter ask more of the embedding than any text does.
+/// Windows to measure in where no text is given: half of them the model's own, where it has
+/// something to begin with, the others tokens that mean nothing. What others write is less
+/// predictable than the former and more than the latter, and so is what a rounding costs there.
 fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow::Result<HeldOut> {
-    let mut windows = match can_begin(source)? {
-        true => own_windows(source, model, HELD_OUT, seed)?,
-        false => {
-            let mut random = Random(seed);
-            let mut token = || (random.bits() % vocabulary as u64) as u32;
-            (0..HELD_OUT).map(|_| (0..WINDOW).map(|_| token()).collect()).collect()
-        }
+    let bos = tokenizer(source)?.bos();
+    let mut random = Random(seed);
+    let mut token = || (random.bits() % vocabulary as u64) as u32;
+    let mut noise = || {
+        let mut window: Vec<u32> = (0..WINDOW).map(|_| token()).collect();
+        window[0] = bos.unwrap_or(window[0]);
+        window
     };
-    let together = windows.split_off(MEASURED);
-    Ok(HeldOut { apart: windows, together })
+    let mut apart: Vec<Vec<u32>> = (0..MEASURED).map(|_| noise()).collect();
+    let mut together: Vec<Vec<u32>> = (0..TOGETHER).map(|_| noise()).collect();
+    if can_begin(source)? {
+        let mut written = own_windows(source, model, HELD_OUT, seed)?;
+        together.extend(written.split_off(MEASURED));
+        apart.extend(written);
+    }
+    Ok(HeldOut { apart, together })
 }
 
 fn is_gguf(path: &Path) -> anyhow::Result<bool> {
