@@ -30,8 +30,8 @@ pub(super) struct Args {
     /// HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count as elsewhere
     #[arg(long, value_name = "REPOSITORY")]
     hf: Option<Repository>,
-    /// A type or a preset: higgs2, higgs3, higgs4, higgs8, resq4. Without it, weights in our own
-    /// types stay as they are, and the others become higgs4
+    /// A type or a preset: higgs2, higgs3, higgs4, higgs8, vptq2, vptq2.25, vptq2.5, vptq3, vptq4,
+    /// resq4. Without it, weights in our own types stay as they are, and the others become higgs4
     #[arg(long = "to", value_name = "TYPE", value_parser = presets::by_name)]
     kind: Option<&'static dyn TensorType>,
     /// Bits per weight, scales included: each matrix gets the type that costs the model least
