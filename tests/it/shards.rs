@@ -177,7 +177,8 @@ fn bad_merges_are_refused() {
 #[test]
 fn machines_side_by_side_write_what_one_writes() {
     let folder = Scratch::new();
-    let source = model_path("llama.gguf");
+    // What is measured is kept beside the model.
+    let source = folder.file("model.gguf", &fs::read(model_path("llama.gguf")).unwrap());
     let (whole, target) = (folder.join("whole.gguf"), folder.join("out.gguf"));
     let ways: [&[&str]; 3] = [
         &["--to", "higgs4"],
