@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::Statistics;
 use crate::error::Result;
-use crate::file::{Metadata, NewTensor, Value, Writer};
+use crate::file::{Metadata, NewTensor, Value, Writer, cache};
 use crate::model::Hparams;
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
-use crate::run::kv_basis::{CHECKSUM, TYPE, VERSION, fine_len};
+use crate::run::kv_basis::{TYPE, VERSION, fine_len};
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
@@ -48,7 +48,7 @@ pub fn kv_basis(
         }
     }
     let bytes = raw::find(I8, &[]).expect("plain bytes are always there");
-    records.push(NewTensor::new(CHECKSUM, &[32], bytes)?);
+    records.push(NewTensor::new(cache::CHECKSUM, &[32], bytes)?);
     let mut metadata = Metadata::new();
     metadata.set("general.type", Value::String(TYPE.to_string()));
     metadata.set("gridmill.kv_basis.version", Value::U32(VERSION));

@@ -10,8 +10,8 @@ use crate::error::{At, Result};
 use crate::file::Source;
 use crate::model::hparams::PAIRING;
 use crate::model::{Model, Role};
-use crate::run::walk::original;
-use crate::types::{Basis, Bytes, ColumnPlanes, Tensor};
+use crate::run::walk::{of_floats, original};
+use crate::types::Tensor;
 
 /// What a conversion changes about the order of rows.
 pub(super) struct Restored {
@@ -52,16 +52,5 @@ pub(super) fn in_order(tensor: Tensor, order: Order) -> Result<Tensor> {
     }
     let mut values = vec![0.0; tensor.len()];
     original(&tensor, 0..tensor.rows, &mut values)?;
-    let plain = Tensor {
-        kind: super::recipe::plain(),
-        basis: Basis::Original,
-        group: 0,
-        codes: Bytes::from(bytemuck::cast_slice(&values).to_vec()),
-        norms: Bytes::empty(),
-        table: Bytes::empty(),
-        signs: Bytes::empty(),
-        columns: ColumnPlanes::default(),
-        ..tensor
-    };
-    Ok(order.apply(plain))
+    Ok(order.apply(of_floats(&tensor, values)))
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bail;
 use crate::error::{At, Error, Result};
-use crate::file::{Array, Metadata, NewTensor, Source, Value, Writer};
+use crate::file::{Array, Metadata, NewTensor, Source, Value, Writer, cache};
 use crate::model::Model;
 use crate::quant::Moments;
 use crate::run::walk::{Heard, heard};
@@ -26,8 +26,6 @@ const COUNT_MAX: f32 = 1e15;
 const SUFFIX: &str = ".moments";
 /// Rows of each expert, where experts have rows of their own.
 const COUNTS: &str = ".counts";
-/// The SHA-256 of all matrices, in the order of the file.
-const CHECKSUM: &str = "sha256";
 /// ggml's number of plain bytes.
 const I8: u32 = 24;
 
@@ -88,7 +86,7 @@ impl StatisticsWriter {
             weights.extend(users);
         }
         let bytes = raw::find(I8, &[]).expect("plain bytes are always there");
-        records.push(NewTensor::new(CHECKSUM, &[32], bytes)?);
+        records.push(NewTensor::new(cache::CHECKSUM, &[32], bytes)?);
         let strings = |strings| Value::Array(Array::String(strings));
         let mut metadata = Metadata::new();
         metadata.set("general.type", Value::String(TYPE.to_string()));
@@ -275,7 +273,7 @@ impl Statistics {
         if version != VERSION {
             bail!("gridmill.statistics.version: expected {VERSION}, found {version}");
         }
-        check_sum(&source)?;
+        cache::check_sum(&source)?;
         let fingerprint = metadata.require_str("gridmill.statistics.fingerprint")?.to_string();
         let count = metadata.require_u64("gridmill.statistics.rows")?;
         let weights = metadata.require_strings("gridmill.statistics.weight")?;
@@ -343,22 +341,4 @@ impl Statistics {
         }
         Ok(statistics)
     }
-}
-
-/// Fails if a matrix is not what was written.
-fn check_sum(source: &Source) -> Result<()> {
-    let mut hash = Sha256::new();
-    let mut expected = None;
-    for raw in source.raw_tensors() {
-        match raw.info.name.as_str() {
-            CHECKSUM => expected = Some(source.raw_bytes(&raw)),
-            _ => hash.update(&*source.raw_bytes(&raw)),
-        }
-    }
-    let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
-    let found = hash.finalize();
-    if *expected != found[..] {
-        bail!("tensor `{CHECKSUM}`: the matrices are not those that were written");
-    }
-    Ok(())
 }

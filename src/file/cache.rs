@@ -7,11 +7,16 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::Source;
 use crate::Result;
+use crate::bail;
 use crate::error::{At, Error};
 
 /// Bytes read between two reports of progress.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// The tensor that holds the SHA-256 of the others, in files that only this program writes.
+pub const CHECKSUM: &str = "sha256";
 
 /// The cache folder: `$XDG_CACHE_HOME/gridmill`, else `$HOME/.cache/gridmill`, else
 /// `%LOCALAPPDATA%\gridmill`. Only `cli` reads the environment, so it passes the look-up in.
@@ -47,6 +52,26 @@ pub fn sha256(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<String>
         done += count as u64;
         progress(done, total);
     }
+}
+
+/// Fails if a tensor is not what was written.
+///
+/// # Errors
+/// If the tensor [`CHECKSUM`] is missing, or says so.
+pub fn check_sum(source: &Source) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut expected = None;
+    for raw in source.raw_tensors() {
+        match raw.info.name.as_str() {
+            CHECKSUM => expected = Some(source.raw_bytes(&raw)),
+            _ => hash.update(&*source.raw_bytes(&raw)),
+        }
+    }
+    let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
+    if *expected != hash.finalize()[..] {
+        bail!("tensor `{CHECKSUM}`: the matrices are not those that were written");
+    }
+    Ok(())
 }
 
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {

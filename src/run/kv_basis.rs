@@ -3,14 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::backend::KvFormat;
 use crate::backend::kv::Wants;
 pub use crate::backend::kv::fine_len;
 use crate::bail;
 use crate::error::{At, Error, Result};
-use crate::file::Source;
+use crate::file::{Source, cache};
 use crate::plan::{Plan, Turn, Weight};
 use crate::transform;
 use crate::types::{Basis, Tensor};
@@ -19,8 +17,6 @@ use crate::types::{Basis, Tensor};
 pub const TYPE: &str = "gridmill.kv_basis";
 /// Its version.
 pub const VERSION: u32 = 1;
-/// The SHA-256 of all matrices, in the order of the file.
-pub const CHECKSUM: &str = "sha256";
 
 /// Where the bases of a model are looked for: `model.kv-basis.gguf` beside `model.gguf`.
 pub fn beside(model: &Path) -> PathBuf {
@@ -81,7 +77,7 @@ fn matrices(plan: &mut Plan, file: &Path) -> Result<()> {
     if version != VERSION {
         bail!("gridmill.kv_basis.version: expected {VERSION}, found {version}");
     }
-    check_sum(&source)?;
+    cache::check_sum(&source)?;
     for layer in 0..plan.caches.len() {
         let info = plan.caches[layer];
         let expected = (info.heads * info.head_len, info.head_len);
@@ -114,21 +110,4 @@ fn matrix(source: &Source, name: &str, (rows, cols): (usize, usize)) -> Result<T
         }
     }
     Ok(tensor)
-}
-
-/// Fails if a matrix is not what was written.
-fn check_sum(source: &Source) -> Result<()> {
-    let mut hash = Sha256::new();
-    let mut expected = None;
-    for raw in source.raw_tensors() {
-        match raw.info.name.as_str() {
-            CHECKSUM => expected = Some(source.raw_bytes(&raw)),
-            _ => hash.update(&*source.raw_bytes(&raw)),
-        }
-    }
-    let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
-    if *expected != hash.finalize()[..] {
-        bail!("tensor `{CHECKSUM}`: the matrices are not those that were written");
-    }
-    Ok(())
 }
