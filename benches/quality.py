@@ -22,6 +22,7 @@ from pathlib import Path
 BITS = [2.1, 2.5, 3, 3.25, 3.5, 4, 4.25, 5, 6]
 UNIFORM = ["higgs2", "HIGGS_P2_N32", "higgs3", "HIGGS_P4_N4096", "HIGGS_P2_N128", "higgs4",
            "HIGGS_P1_N32", "HIGGS_P1_N64"]
+LEARNED = ["vptq2", "vptq2.25", "vptq2.5", "vptq3", "vptq4"]
 
 
 def run(*command):
@@ -63,6 +64,11 @@ def main():
         "chosen": [("chosen, calibrated", listen, ["--bits", b]) for b in bits],
         "sizes": [("chosen, calibrated", listen, ["--size", size])
                   for size in filter(None, args.sizes.split(","))],
+        "learned": [("learned points, calibrated", listen, ["--to", kind]) for kind in LEARNED],
+        "tuned": [("the same, fine-tuned", [*listen, "--fine-tune"], ["--to", kind])
+                  for kind in LEARNED],
+        "chosen-tuned": [("chosen, fine-tuned", [*listen, "--fine-tune"], ["--bits", b])
+                         for b in bits],
     }
     print("| method | flags | file bytes | perplexity | mean KL | expected KL | same top-1 % |"
           " seconds |")

@@ -82,3 +82,6 @@ pub const FOLDER_JSON_BYTES_MAX: u64 = 1 << 28;
 
 /// Bytes of a file of measured sensitivities. A weight takes about 100.
 pub const SENSITIVITY_BYTES_MAX: u64 = 1 << 26;
+
+/// Bytes of a line of a kept conversion: a name, a few numbers and lengths.
+pub const JOURNAL_LINE_BYTES_MAX: u64 = 1 << 12;

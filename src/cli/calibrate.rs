@@ -21,6 +21,8 @@ const WINDOW: usize = 512;
 /// Windows in which sensitivities are measured, and which calibration does not see: what a rounding
 /// has listened to, it harms less than other text.
 const MEASURED: usize = 3;
+/// Tokens of such a window where there is no text: twice as many windows are measured in.
+const SHORT: usize = WINDOW / 2;
 /// Windows in which all weights are changed at once, at most, and which calibration does not see.
 const TOGETHER: usize = 16;
 /// Both.
@@ -165,7 +167,7 @@ impl Heard {
         let mut hash = Sha256::new_with_prefix(fingerprint);
         let both = windows.iter().chain(together);
         both.for_each(|window| hash.update(bytemuck::cast_slice(window)));
-        hash.update(format!("{:?} {} {seed}", sensitivity::LEVELS, sensitivity::TOGETHER));
+        hash.update(format!("{:?} {:?} {seed}", sensitivity::LEVELS, sensitivity::TOGETHER));
         let fingerprint = short(hash);
         let kept = kept_at(source, &fingerprint, "sensitivity.tsv");
         let options = cpu();
@@ -261,13 +263,16 @@ fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow
         window[0] = bos.unwrap_or(window[0]);
         window
     };
+    let can_begin = can_begin(source)?;
+    let all = if can_begin { TOGETHER / 2 } else { TOGETHER };
     let mut apart: Vec<Vec<u32>> = (0..MEASURED).map(|_| noise()).collect();
-    let mut together: Vec<Vec<u32>> = (0..TOGETHER).map(|_| noise()).collect();
-    if can_begin(source)? {
-        let mut written = own_windows(source, model, HELD_OUT, seed)?;
+    let mut together: Vec<Vec<u32>> = (0..all).map(|_| noise()).collect();
+    if can_begin {
+        let mut written = own_windows(source, model, MEASURED + all, seed)?;
         together.extend(written.split_off(MEASURED));
         apart.extend(written);
     }
+    apart.iter_mut().for_each(|window| window.truncate(SHORT));
     Ok(HeldOut { apart, together })
 }
 

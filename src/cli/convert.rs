@@ -10,7 +10,7 @@ use super::flags::size;
 use super::print;
 use super::report::{self, Allocated};
 use crate::convert::{
-    self, Budget, Item, Line, Offers, Options, Picked, Recipe, Report, Statistics, import,
+    self, Budget, Event, Item, Line, Offers, Options, Picked, Recipe, Report, Statistics, import,
 };
 use crate::error::{At, Error, Result};
 use crate::file::planes::transform_by_text;
@@ -167,8 +167,8 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
     let whole = folder.as_ref().zip(whole_target.file_name());
     let target = whole.map_or(whole_target.clone(), |(folder, name)| folder.path().join(name));
     let report = match args.fine_tune {
-        true => fine_tune::convert(&source, &target, &options, &heard)?,
-        false => run(&source, &target, &options, heard.statistics.as_ref())?,
+        true => fine_tune::convert(&source, (&target, &whole_target), &options, &heard)?,
+        false => run(&source, (&target, &whole_target), &options, heard.statistics.as_ref())?,
     };
     tell_of_damping(&report);
     if let Some(path) = &args.report {
@@ -232,16 +232,28 @@ fn recipe(path: &Path, source: &Source) -> anyhow::Result<Recipe> {
     Ok(Recipe::parse(&super::read_text(path)?, source).at(path.display())?)
 }
 
-/// Converts with a progress bar.
+/// Converts with a progress bar. What is done of a long conversion is kept beside the path that
+/// the user named.
 pub(super) fn run(
     source: &Source,
-    target: &Path,
+    (target, named): (&Path, &Path),
     options: &Options,
     statistics: Option<&Statistics>,
 ) -> anyhow::Result<Report> {
     let total = source.tensors().map(|tensor| tensor.bytes() as u64).sum();
     let mut progress = print::Progress::new("converting", total);
-    Ok(convert::convert(source, target, options, statistics, &mut |bytes| progress.add(bytes))?)
+    let kept = options.share.map_or(named.to_path_buf(), |share| share.path(named));
+    let mut kept = kept.into_os_string();
+    kept.push(".part");
+    let mut hear = |event| match event {
+        Event::Done(bytes) => progress.add(bytes),
+        Event::Forgotten(path) => print::note(format_args!(
+            "{}: of a conversion with other settings; starting over",
+            path.display()
+        )),
+    };
+    let listened = statistics.map(|statistics| (statistics, Path::new(&kept)));
+    Ok(convert::convert(source, target, options, listened, &mut hear)?)
 }
 
 /// Rounding what was already rounded costs quality twice.

@@ -75,7 +75,7 @@ fn ready(folder: &Path, kind: &'static dyn TensorType) -> anyhow::Result<PathBuf
         share: None,
     };
     conversion::warn_if_coarse(&source, &options);
-    let report = conversion::run(&source, &target, &options, None)?;
+    let report = conversion::run(&source, (&target, &target), &options, None)?;
     let (from, to) = (print::megabytes(report.source_bytes), print::megabytes(report.file_bytes));
     print::note(format_args!("{from} became {to} in {:.1} s", report.time.as_secs_f64()));
     print::note(cost(folder, &source, &Source::open(&target)?)?);

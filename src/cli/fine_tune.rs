@@ -20,13 +20,13 @@ pub(super) fn folder_beside(target: &Path) -> Result<tempfile::TempDir> {
 /// Converts beside the target, and writes that once more with other scales and norms.
 pub(super) fn convert(
     source: &Source,
-    target: &Path,
+    (target, named): (&Path, &Path),
     options: &Options,
     heard: &Heard,
 ) -> anyhow::Result<Report> {
     let folder = folder_beside(target)?;
     let first = folder.path().join("untuned.gguf");
-    let report = super::convert::run(source, &first, options, heard.statistics.as_ref())?;
+    let report = super::convert::run(source, (&first, named), options, heard.statistics.as_ref())?;
     let coded = Source::open(&first)?;
     let model = |source: &Source| -> Result<Model> {
         Model::new(source).map_err(|error| error.at(source.path().display()))

@@ -6,6 +6,7 @@
 use half::f16;
 use rayon::prelude::*;
 
+use super::journal::{Journal, Kept};
 use super::{Feedbacks, Item, learn};
 use crate::error::Result;
 use crate::file::planes::Role as Plane;
@@ -49,6 +50,32 @@ impl Encoded {
         }
     }
 
+    /// What an interrupted conversion made of an item.
+    ///
+    /// # Errors
+    /// If what is kept cannot be read.
+    pub(super) fn kept(journal: &mut Journal, item: &Item) -> Result<Option<Encoded>> {
+        let Some(Kept { numbers, planes }) = journal.get(&label(item))? else { return Ok(None) };
+        let (Ok([codes, norms, table, signs]), [error, more @ ..]) =
+            (<[Vec<u8>; 4]>::try_from(planes), &numbers[..])
+        else {
+            return Ok(None);
+        };
+        let (error, output_error) = (*error, more.first().copied());
+        let columns = ColumnPlanes::default();
+        Ok(Some(Encoded { codes, norms, table, signs, columns, error, output_error }))
+    }
+
+    /// Keeps it, if it took a text to make.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn keep(&self, journal: &mut Journal, item: &Item) -> Result<()> {
+        let Some(output_error) = self.output_error else { return Ok(()) };
+        let planes = [&self.codes, &self.norms, &self.table, &self.signs].map(Vec::as_slice);
+        journal.add(&label(item), &[self.error, output_error], &planes)
+    }
+
     /// Puts a factor on the scales of each row, or on each value of a plain vector.
     pub(super) fn scale(&mut self, tensor: &Tensor, factors: &[f32]) {
         if self.norms.is_empty() {
@@ -66,6 +93,11 @@ impl Encoded {
             });
         }
     }
+}
+
+/// Of an item in a journal.
+fn label(item: &Item) -> String {
+    format!("tensor {}", item.name)
 }
 
 /// Codes a tensor as its item says, the matrix of each expert with the moments of its own input.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::encode::rows_together;
+use super::journal::{Journal, Kept};
 use super::recipe::fit;
 use super::{Item, Options};
 use crate::bail;
@@ -32,7 +33,7 @@ pub(super) fn table(item: &Item) -> Vec<u8> {
     }
 }
 
-/// The items, those of types of learned points with points.
+/// The items, those of types of learned points with points, which are kept in the journal.
 ///
 /// # Errors
 /// If a weight is not finite, or there are fewer vectors than points.
@@ -40,6 +41,7 @@ pub(super) fn with_points(
     source: &Source,
     options: &Options,
     mut items: Vec<Item>,
+    journal: &mut Journal,
 ) -> Result<Vec<Item>> {
     let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, item) in items.iter().enumerate() {
@@ -48,15 +50,36 @@ pub(super) fn with_points(
         }
     }
     for (name, places) in by_kind {
-        let points = match of_layers(source, options, &items, items[places[0]].kind)? {
-            Ok(points) => Arc::new(points),
-            Err(TooFew { vectors, points }) => {
-                bail!("{name}: expected at least {points} vectors to learn from, found {vectors}")
-            }
+        let kind = items[places[0]].kind;
+        let points = match kept_points(journal, kind)? {
+            Some(points) => points,
+            None => match of_layers(source, options, &items, kind)? {
+                Ok(points) => {
+                    let table = bytemuck::cast_slice(points.table());
+                    journal.add(&label(kind), &[f64::from(points.unit)], &[table])?;
+                    points
+                }
+                Err(TooFew { vectors, points }) => bail!(
+                    "{name}: expected at least {points} vectors to learn from, found {vectors}"
+                ),
+            },
         };
+        let points = Arc::new(points);
         places.into_iter().for_each(|at| items[at].points = Some(points.clone()));
     }
     Ok(items)
+}
+
+/// Of the points of a type in a journal.
+fn label(kind: &'static dyn TensorType) -> String {
+    format!("points {}", kind.name())
+}
+
+fn kept_points(journal: &mut Journal, kind: &'static dyn TensorType) -> Result<Option<Points>> {
+    let shape = learned(kind).expect("a type of learned points");
+    let Some(Kept { numbers, planes }) = journal.get(&label(kind))? else { return Ok(None) };
+    let ([unit], [table]) = (&numbers[..], &planes[..]) else { return Ok(None) };
+    Ok(Points::of_table(shape, bytemuck::cast_slice(table), *unit as f32))
 }
 
 /// Fewer vectors than points.

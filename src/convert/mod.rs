@@ -9,6 +9,7 @@ pub mod export;
 mod feedbacks;
 pub mod fine_tune;
 pub mod import;
+mod journal;
 mod kv_basis;
 mod learn;
 mod offers;
@@ -23,7 +24,7 @@ pub mod statistics;
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use calibrate::calibrate;
@@ -37,6 +38,7 @@ pub use sensitivity::Sensitivity;
 pub use statistics::Statistics;
 
 use import::tensors::Order;
+use journal::Journal;
 use order::{Restored, in_order};
 
 use crate::bail;
@@ -85,7 +87,16 @@ pub fn plan(source: &Source, options: &Options) -> Result<Vec<Item>> {
     choose(source, &model, options).at(place)
 }
 
-/// Converts a model; `progress` hears of the bytes of source that are done.
+/// What a conversion hears of.
+pub enum Event {
+    /// So many more bytes of source are done.
+    Done(u64),
+    /// What is done of an interrupted conversion with other settings, in this file, was forgotten.
+    Forgotten(PathBuf),
+}
+
+/// Converts a model. Statistics make it long, so they come with the path of a file that keeps what
+/// is done until the target is whole: the same conversion goes on there.
 ///
 /// # Errors
 /// As [`plan`]; if a weight is not finite; if the target is the source or cannot be written. The
@@ -94,24 +105,64 @@ pub fn convert(
     source: &Source,
     target: &Path,
     options: &Options,
-    statistics: Option<&Statistics>,
-    progress: &mut dyn FnMut(u64),
+    listened: Option<(&Statistics, &Path)>,
+    hear: &mut dyn FnMut(Event),
+) -> Result<Report> {
+    let statistics = listened.map(|(statistics, _)| statistics);
+    let items = parted::with_loud(plan(source, options)?, statistics)?;
+    // An importance matrix does not say what it is of.
+    let Some((known, kept)) = listened.filter(|(known, _)| !known.fingerprint.is_empty()) else {
+        let none = &mut Journal::none();
+        return with_journal(source, target, options, (items, statistics), none, hear);
+    };
+    let mut journal = Journal::open(kept, &journal::fingerprint(source, &items, known)?)?;
+    if journal.is_anew {
+        hear(Event::Forgotten(kept.to_path_buf()));
+    }
+    let report = with_journal(source, target, options, (items, statistics), &mut journal, hear);
+    if report.is_ok() || journal.is_empty() {
+        journal.remove();
+        return report;
+    }
+    report.map_err(|error| match error.hint() {
+        Some(_) => error,
+        None => error.with_hint(format!("what is done is kept in {}", kept.display())),
+    })
+}
+
+fn with_journal(
+    source: &Source,
+    target: &Path,
+    options: &Options,
+    (items, statistics): (Vec<Item>, Option<&Statistics>),
+    journal: &mut Journal,
+    hear: &mut dyn FnMut(Event),
 ) -> Result<Report> {
     let started = Instant::now();
-    let items = learn::with_points(source, options, plan(source, options)?)?;
-    let items = parted::with_loud(items, statistics)?;
+    let items = learn::with_points(source, options, items, journal)?;
     let mut feedbacks = feedbacks(source, statistics)?;
+    feedbacks.damped = journal.damped();
     let (mut writer, jobs) = lay_out(source, target, options, items)?;
     let mut lines = Vec::new();
     for Job { item, order, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let bytes = tensor.bytes() as u64;
-        let tensor = in_order(tensor, order)?;
-        let encoded = encode::encode(&tensor, &item, &mut feedbacks).at(source.path().display())?;
+        let encoded = match Encoded::kept(journal, &item)? {
+            Some(encoded) => encoded,
+            None => {
+                let tensor = in_order(tensor, order)?;
+                let known = feedbacks.damped.len();
+                let encoded = encode::encode(&tensor, &item, &mut feedbacks);
+                let encoded = encoded.at(source.path().display())?;
+                journal.add_damped(&feedbacks.damped[known..])?;
+                encoded.keep(journal, &item)?;
+                encoded
+            }
+        };
         for plane in planes {
             writer.write(encoded.plane(plane))?;
         }
-        progress(bytes);
+        hear(Event::Done(bytes));
         source.release(&item.name);
         let Encoded { error, output_error, .. } = encoded;
         lines.push(Line { item, error, output_error });

@@ -15,6 +15,7 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::Source;
 use crate::quant::allocate::{Curve, Offer};
+use crate::quant::alpha::Together;
 use crate::quant::points::Points;
 use crate::quant::presets;
 use crate::quant::second_order::LANES;
@@ -50,6 +51,8 @@ pub struct Offers {
     curve: Curve,
     /// What 8-bit activations cost, whatever the weights are.
     activations: f64,
+    /// What the losses of single weights come to.
+    together: Together,
 }
 
 /// What was chosen for a budget.
@@ -84,9 +87,10 @@ impl Offers {
         }
         let grids: Vec<Candidate> =
             TYPES.iter().filter(|kind| kind.can_encode()).map(|&kind| (kind, None)).collect();
-        let activations = sensitivity.activations();
+        let (activations, together) = (sensitivity.activations(), sensitivity.together());
         let (kinds, offers) = (vec![Vec::new(); items.len()], vec![Vec::new(); items.len()]);
-        let mut all = Offers { items, kinds, offers, curve: Curve::new(&[])?, activations };
+        let curve = Curve::new(&[])?;
+        let mut all = Offers { items, kinds, offers, curve, activations, together };
         all.try_out(source, options, feedbacks, sensitivity, (&grids, "trying grids"), progress)?;
         // A budget out of range is for whoever picks.
         let picked = all.pick(source, options, budget);
@@ -157,7 +161,12 @@ impl Offers {
         let weights = self.weights();
         let bits = |bytes: u64| 8.0 * bytes as f64 / weights;
         let points = self.curve.points();
-        points.iter().map(|&(bytes, loss)| (bits(bytes), self.activations + loss)).collect()
+        points.iter().map(|&(bytes, sum)| (bits(bytes), self.expected(sum))).collect()
+    }
+
+    /// The loss of the whole model, from the sum of the losses of its weights.
+    fn expected(&self, sum: f64) -> f64 {
+        self.activations + self.together.loss(sum)
     }
 
     /// The types that cost least within a budget.
@@ -203,13 +212,14 @@ impl Offers {
 
     fn picked(&self, bytes: u64) -> Picked {
         let choices = self.curve.pick(bytes).expect("the budget was checked");
-        let (mut recipe, mut loss, mut taken) = (Recipe::default(), self.activations, 0);
+        let (mut recipe, mut sum, mut taken) = (Recipe::default(), 0.0, 0);
         for (i, &choice) in choices.iter().enumerate() {
             let offer = self.offers[i][choice];
             recipe.add(&self.items[i].name, self.kinds[i][choice], offer.loss);
-            loss += offer.loss;
+            sum += offer.loss;
             taken += offer.bytes;
         }
+        let loss = self.expected(sum);
         Picked { recipe, loss, bits: 8.0 * taken as f64 / self.weights() }
     }
 

@@ -216,7 +216,8 @@ fn tensors(page: &Page) -> String {
         );
     }
     html + "</table></div>\n<p>Error: squared error over squared weights. Output error: the same \
-            in the outputs for the calibration text. Alpha: KL divergence per unit of error.</p>\n\
+            in the outputs for the calibration text. Alpha: KL divergence per unit of error, in \
+            this tensor alone; together they may cost more or less than the sum.</p>\n\
             </section>\n"
 }
 

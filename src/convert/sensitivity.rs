@@ -18,7 +18,7 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::limits;
 use crate::model::Model;
-use crate::quant::alpha::Alpha;
+use crate::quant::alpha::{Alpha, Together};
 use crate::quant::random::Random;
 use crate::quant::{Feedback, presets, second_order};
 use crate::run::Options;
@@ -31,8 +31,8 @@ use crate::types::{Basis, Tensor, norm_bytes, part_name, whole_name};
 /// as much as more: what noise costs is linear in it over a range of 20 (`benches/results/`).
 pub const LEVELS: [f64; 2] = [0.005, 0.04];
 
-/// The error at which all weights are changed at once, about what 4 bits leave.
-pub const TOGETHER: f64 = 0.01;
+/// The errors at which all weights are changed at once: about what 6, 5 and 3 bits leave.
+pub const TOGETHER: [f64; 3] = [0.001, 0.006, 0.036];
 
 /// What stands for all weights in a file of measurements.
 const ALL: &str = "*";
@@ -40,30 +40,29 @@ const ALL: &str = "*";
 const ACTIVATIONS: &str = "activations";
 
 /// The first line of a file of measurements, before the fingerprint.
-const HEADING: &str = "gridmill sensitivity 2";
+const HEADING: &str = "gridmill sensitivity 3";
 
 /// What noise cost.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sensitivity {
     /// By weight: errors and losses.
     pairs: HashMap<String, Vec<(f64, f64)>>,
-    /// The loss with all weights changed by [`TOGETHER`], in other windows, if it was measured.
-    together: Option<f64>,
-    /// The loss with 8-bit activations, and weights that are next to exact, in the same windows.
+    /// Errors of [`TOGETHER`], and the losses with all weights changed so, in other windows.
+    together: Vec<(f64, f64)>,
+    /// The loss with 8-bit activations, and the same weights on both sides, in the same windows.
     activations: Option<f64>,
 }
 
 impl Sensitivity {
     /// The coefficient of a weight: nats per token for a relative squared error of 1.
     pub fn alpha(&self, weight: &str) -> Option<Alpha> {
-        let scaled = |Alpha { value, r2 }| Alpha { value: self.scale() * value, r2 };
         if let Some(pairs) = self.pairs.get(weight) {
-            return Some(scaled(Alpha::fit(pairs)));
+            return Some(Alpha::fit(pairs));
         }
         // Parts of a matrix are measured one by one, and what they lose adds up.
         let parts = (0..).map_while(|number| self.pairs.get(&part_name(weight, number)));
         let sum = |a: Alpha, b: Alpha| Alpha { value: a.value + b.value, r2: a.r2.min(b.r2) };
-        parts.map(|pairs| Alpha::fit(pairs)).reduce(sum).map(scaled)
+        parts.map(|pairs| Alpha::fit(pairs)).reduce(sum)
     }
 
     /// What 8-bit activations cost, whatever the weights are.
@@ -71,16 +70,18 @@ impl Sensitivity {
         self.activations.unwrap_or_default()
     }
 
-    /// What all coefficients are multiplied by. The few windows in which they are measured say
-    /// which weight matters more than which; how much all of them matter differs from window to
-    /// window, and more windows tell.
-    pub fn scale(&self) -> f64 {
+    /// From the sum of what each weight costs to what they cost together. The few windows in which
+    /// weights are measured one by one say which matters more than which; how much all of them
+    /// matter, more windows tell.
+    pub fn together(&self) -> Together {
         let alphas = self.pairs.values().map(|pairs| Alpha::fit(pairs).value);
         let mut alphas: Vec<f64> = alphas.collect();
         // A map has no order, and the sum of floats has one.
         alphas.sort_unstable_by(f64::total_cmp);
-        let apart = TOGETHER * alphas.iter().sum::<f64>();
-        self.together.filter(|_| apart > 0.0).map_or(1.0, |together| together / apart)
+        let sum: f64 = alphas.iter().sum();
+        let mut points = self.together.clone();
+        points.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        Together::new(points.into_iter().map(|(error, loss)| (error * sum, loss)))
     }
 
     /// Weights that were measured.
@@ -141,48 +142,52 @@ pub fn measure(
         probe.step()?;
     }
     drop(probe);
-    let mut keep = |name: &str, loss: f64| {
-        file.write_all(format!("{name}\t{TOGETHER}:{loss}\n").as_bytes()).at(kept.display())
-    };
     if subject.others.is_empty() {
         return Ok(sensitivity);
     }
-    if sensitivity.together.is_none() {
-        let size = TOGETHER.sqrt() as f32;
-        let loss = together(subject, &sensitivity, &mut |weight| {
+    let mut keep = |name: &str, cell: &str| {
+        file.write_all(format!("{name}\t{cell}\n").as_bytes()).at(kept.display())
+    };
+    for error in TOGETHER {
+        if sensitivity.together.iter().any(|known| known.0 == error) {
+            continue;
+        }
+        let size = error.sqrt() as f32;
+        let changed = changed(subject, &sensitivity, &mut |weight| {
             let (values, noise) = weight_and_noise(subject, feedbacks, weight)?;
             let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
             Ok(of_floats(weight, changed))
         })?;
-        keep(ALL, loss)?;
-        sensitivity.together = Some(loss);
+        let loss = cost_together(subject.model, &changed, subject.options, subject.others)?;
+        keep(ALL, &format!("{error}:{loss}"))?;
+        sensitivity.together.push((error, loss));
     }
     if sensitivity.activations.is_none() {
-        let loss = together(subject, &sensitivity, &mut |weight| Ok(finest(subject.seed, weight)))?;
-        keep(ACTIVATIONS, loss)?;
+        // The weights of both are the same, those of the one decoded.
+        let fine = changed(subject, &sensitivity, &mut |weight| Ok(finest(subject.seed, weight)))?;
+        let loss = cost_together(&fine, &fine, subject.options, subject.others)?;
+        keep(ACTIVATIONS, &loss.to_string())?;
         sensitivity.activations = Some(loss);
     }
     Ok(sensitivity)
 }
 
-/// The loss with all measured weights changed.
-fn together(
+/// The model with all measured weights changed.
+fn changed(
     subject: &Subject,
     sensitivity: &Sensitivity,
     change: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
-) -> Result<f64> {
-    let Subject { model, options, others, .. } = *subject;
-    let plan = floats(model, |_| true, float)?;
+) -> Result<Model> {
+    let plan = floats(subject.model, |_| true, float)?;
     let mut changed = HashMap::new();
     for weight in plan.weights.iter().filter(|w| sensitivity.pairs.contains_key(&w.name)) {
         // An embedding that is not the head is no plain float yet.
         changed.insert(weight.name.clone(), change(&float(weight)?)?);
     }
-    cost_together(model, &model.with(&changed), options, others)
+    Ok(subject.model.with(&changed))
 }
 
-/// A weight of plain floats in the type that loses least, where it fits: what is lost then is what
-/// the activations lose.
+/// A weight of plain floats in a type of 8 bits that runs with 8-bit activations, where it fits.
 fn finest(seed: u64, weight: &Tensor) -> Tensor {
     let kind = presets::by_name("higgs8").expect("a preset");
     let Tensor { rows, cols, .. } = *weight;
@@ -301,15 +306,7 @@ fn open(path: &Path, fingerprint: &str) -> Result<(Sensitivity, File)> {
     }
     let mut sensitivity = Sensitivity::default();
     for (number, line) in lines.enumerate() {
-        let (name, pairs) = parse(line).ok_or_else(|| damaged(number))?;
-        match &pairs[..] {
-            [(_, loss)] if name == ALL => sensitivity.together = Some(*loss),
-            [(_, loss)] if name == ACTIVATIONS => sensitivity.activations = Some(*loss),
-            pairs if pairs.len() == LEVELS.len() => {
-                sensitivity.pairs.insert(name, pairs.to_vec());
-            }
-            _ => return Err(damaged(number)),
-        }
+        add(&mut sensitivity, line).ok_or_else(|| damaged(number))?;
     }
     Ok((sensitivity, file))
 }
@@ -319,14 +316,25 @@ fn damaged(line: usize) -> Error {
         .with_hint("the file is damaged: delete it to measure again")
 }
 
-fn parse(line: &str) -> Option<(String, Vec<(f64, f64)>)> {
-    let mut cells = line.split('\t');
-    let name = cells.next().filter(|name| !name.is_empty())?;
+/// Takes what a line says; `None` if it says nothing that was measured.
+fn add(sensitivity: &mut Sensitivity, line: &str) -> Option<()> {
+    let (name, cells) = line.split_once('\t').filter(|(name, _)| !name.is_empty())?;
     let number = |text: &str| text.parse::<f64>().ok().filter(|value| value.is_finite());
+    if name == ACTIVATIONS {
+        sensitivity.activations = Some(number(cells)?);
+        return Some(());
+    }
     let pair = |cell: &str| {
         let (error, loss) = cell.split_once(':')?;
         Some((number(error).filter(|&error| error > 0.0)?, number(loss)?))
     };
-    let pairs: Option<Vec<(f64, f64)>> = cells.map(pair).collect();
-    pairs.map(|pairs| (name.to_string(), pairs))
+    let pairs: Vec<(f64, f64)> = cells.split('\t').map(pair).collect::<Option<_>>()?;
+    match &pairs[..] {
+        &[pair] if name == ALL && TOGETHER.contains(&pair.0) => sensitivity.together.push(pair),
+        pairs if name != ALL && pairs.len() == LEVELS.len() => {
+            sensitivity.pairs.insert(name.to_string(), pairs.to_vec());
+        }
+        _ => return None,
+    }
+    Some(())
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use byteorder::{LittleEndian, WriteBytesExt};
 
@@ -79,6 +80,9 @@ impl NewTensor {
         8 + name + 4 + 8 * dimensions + 4 + 8
     }
 }
+
+/// A temporary file that is older and that nobody holds is of a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// A file that is being written. Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
@@ -219,6 +223,9 @@ impl Temporary {
                 _ => Error::new(format!("{place}: cannot be written: {error}")),
             }
         })?;
+        // Says that somebody is at work on it; where a system has no locks, nothing is swept.
+        let _ = file.try_lock();
+        sweep(target);
         let temporary = Temporary { file, path, renamed: false };
         reserve(&temporary.file, file_bytes)
             .map_err(|error| write_error(target, file_bytes, &error))?;
@@ -256,6 +263,29 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes what killed processes left of files for the same target.
+fn sweep(target: &Path) {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let (prefix, suffix) = (format!(".{name}."), ".tmp");
+    let is_of_target = |found: &str| {
+        let numbers = found.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(suffix));
+        numbers.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
+    };
+    let Ok(entries) = fs::read_dir(folder(target)) else { return };
+    for entry in
+        entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_of_target))
+    {
+        let path = entry.path();
+        // A file is made before it is locked.
+        let age =
+            entry.metadata().and_then(|it| it.modified()).ok().and_then(|it| it.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > ABANDONED);
+        if is_old && File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -177,6 +177,18 @@ impl Points {
         Points { shape, unit, table, main: Table::new(&main, v), residual: second }
     }
 
+    /// The points of a table that was learned before; nothing if it has another length.
+    pub fn of_table(shape: Shape, table: &[i8], unit: f32) -> Option<Points> {
+        let second = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
+        let points = (1 << shape.bits) + second;
+        if table.len() != shape.v * points {
+            return None;
+        }
+        let values: Vec<f32> = table.iter().map(|&value| f32::from(value)).collect();
+        let (main, residual) = values.split_at(shape.v << shape.bits);
+        Some(Points { unit, ..Points::new(shape, main, residual, 1.0) })
+    }
+
     /// The table as a file has it.
     pub fn table(&self) -> &[i8] {
         &self.table

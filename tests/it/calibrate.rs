@@ -179,9 +179,9 @@ fn without_a_text_noise_is_white_and_the_model_writes() {
     succeeds(&["convert", text(&model), text(&out), "--bits", "4"]);
     let measured = fs::read_to_string(kept(&folder, ".sensitivity.tsv")).unwrap();
     let written = fs::metadata(kept(&folder, ".own-text.tokens")).unwrap().len();
-    assert_eq!(written, 4 * (3 + 16) * 512);
-    // After them, all at once, and the activations.
-    let matrices = measured.lines().skip(1).count() - 2;
+    assert_eq!(written, 4 * (3 + 8) * 512);
+    // After them, all at once with three errors, and the activations.
+    let matrices = measured.lines().skip(1).count() - 4;
     let source = open(&model);
     assert_eq!(matrices, gridmill::convert::matrices(&source, &Model::new(&source).unwrap()));
 }
@@ -212,10 +212,12 @@ fn an_interrupted_measurement_goes_on() {
     fs::write(&path, &whole[..whole.len() * 2 / 3]).unwrap();
     succeeds(&args);
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
-    fs::write(&path, whole.replacen("sensitivity 2 ", "sensitivity 2 0", 1)).unwrap();
+    fs::write(&path, whole.replacen("sensitivity 3 ", "sensitivity 3 0", 1)).unwrap();
     fails(&args, 1, "it was measured with other settings");
     fs::write(&path, whole.replacen("0.005:", "0.005;", 1)).unwrap();
     fails(&args, 1, "line 2: expected a weight and its losses");
+    fs::write(&path, whole.replacen("*\t0.006:", "*\t0.007:", 1)).unwrap();
+    fails(&args, 1, "expected a weight and its losses");
 }
 
 #[test]

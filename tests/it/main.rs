@@ -36,6 +36,7 @@ mod pool;
 mod products;
 mod repack;
 mod resq;
+mod resume;
 mod scratch;
 mod second_order;
 #[cfg(feature = "gpu")]

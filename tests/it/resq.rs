@@ -212,7 +212,8 @@ fn to_resq(source: &Source, target: &Path, statistics: &Path) -> Source {
 fn converted_to(source: &Source, target: &Path, statistics: &Path, kind: &str) -> Source {
     let (statistics, _) = Statistics::open(statistics, source).unwrap();
     let options = Options { whole_rows: true, ..options(Some(kind)) };
-    convert(source, target, &options, Some(&statistics), &mut |_| ()).unwrap();
+    let kept = target.with_extension("part");
+    convert(source, target, &options, Some((&statistics, &kept)), &mut |_| ()).unwrap();
     open(target)
 }
 

@@ -1,7 +1,7 @@
 //! Moments, second-order rounding, allocation: against plain loops, identities and brute force.
 
 use gridmill::quant::allocate::{Curve, Offer};
-use gridmill::quant::alpha::Alpha;
+use gridmill::quant::alpha::{Alpha, Together};
 use gridmill::quant::random::Random;
 use gridmill::quant::second_order::{LANES, Rounding};
 use gridmill::quant::{Feedback, Moments};
@@ -255,4 +255,22 @@ fn a_coefficient_is_the_slope() {
     let bent = Alpha::fit(&[(0.01, 0.01), (0.02, 0.08), (0.1, 0.2)]);
     assert!(bent.r2 < 0.9, "{bent:?}");
     assert_eq!(Alpha::fit(&[(0.01, -0.02)]).value, 0.0);
+}
+
+#[test]
+fn losses_together_follow_what_was_measured() {
+    assert_eq!(Together::default().loss(0.3), 0.3);
+    let together = Together::new([(0.01, 0.02), (0.1, 0.1), (1.0, 4.0)]);
+    let close = |sum: f64, loss: f64| {
+        let found = together.loss(sum);
+        assert!((found / loss - 1.0).abs() < 1e-12, "{sum}: expected {loss}, found {found}");
+    };
+    [(0.01, 0.02), (0.1, 0.1), (1.0, 4.0)].into_iter().for_each(|(sum, loss)| close(sum, loss));
+    // In proportion outside, and halfway between logarithms inside.
+    close(0.001, 0.002);
+    close(2.0, 8.0);
+    close(0.1 * 10.0_f64.sqrt(), 0.1 * 40.0_f64.sqrt());
+    // A loss that falls while errors grow is noise.
+    let bent = Together::new([(0.01, 0.02), (0.1, 0.01), (1.0, 4.0)]);
+    assert_eq!(bent, Together::new([(0.01, 0.02), (1.0, 4.0)]));
 }
