@@ -82,7 +82,7 @@ impl NewTensor {
 }
 
 /// A temporary file that is older and that nobody holds is of a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(60);
+const ABANDONED: Duration = Duration::from_secs(2);
 
 /// A file that is being written. Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
