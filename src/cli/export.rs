@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::convert::{sizes, table};
 use super::print;
 use crate::convert::Item;
-use crate::convert::export::{export as write, stock_by_name, stock_names};
+use crate::convert::export::{Keep, export as write, stock_by_name, stock_names};
 use crate::file::Source;
 use crate::types::TensorType;
 
@@ -13,7 +13,7 @@ use crate::types::TensorType;
 #[command(after_help = "\
 Every matrix gets the type of --to, turned back into the model's own basis; norms and biases \
 become F32. Rows that the type's blocks do not divide get the type that llama.cpp would give \
-them, which is said.")]
+them, which is said. All keys stay, but for ours and those of --keep-imatrix.")]
 pub(super) struct Args {
     /// A GGUF file, or a shard of one
     model: PathBuf,
@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Leave weights as they are that have a stock type already, whatever --to says
     #[arg(long)]
     keep_stock: bool,
+    /// Keep the keys quantize.imatrix.*, which say what the codes of the source were fitted to
+    #[arg(long)]
+    keep_imatrix: bool,
 }
 
 pub(super) fn export(args: Args) -> anyhow::Result<()> {
@@ -32,7 +35,8 @@ pub(super) fn export(args: Args) -> anyhow::Result<()> {
     let total = source.tensors().map(|tensor| tensor.bytes() as u64).sum();
     let mut progress = print::Progress::new("exporting", total);
     let mut take = |bytes| progress.add(bytes);
-    let report = write(&source, &args.target, args.kind, args.keep_stock, &mut take)?;
+    let keep = Keep { stock: args.keep_stock, imatrix: args.keep_imatrix };
+    let report = write(&source, &args.target, args.kind, keep, &mut take)?;
     drop(progress);
     let items: Vec<&Item> = report.lines.iter().map(|line| &line.item).collect();
     fallbacks(&items, args.kind).iter().for_each(print::note);

@@ -33,10 +33,22 @@ fn stock() -> impl Iterator<Item = &'static dyn TensorType> {
     TYPES.iter().copied().filter(|kind| kind.id() < PRIVATE_IDS && kind.can_encode())
 }
 
+/// Keys of llama.cpp that say how a file was quantised, and from which importance matrix.
+const IMATRIX: &str = "quantize.imatrix.";
+
+/// What of a source stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keep {
+    /// Weights that have a stock type.
+    pub stock: bool,
+    /// The keys that say what an importance matrix was made from: they are of the codes that an
+    /// export undoes.
+    pub imatrix: bool,
+}
+
 /// Writes every matrix of a model as `kind`, in the model's own basis, or as its fallback where its
-/// block does not divide the rows; what is no matrix becomes plain floats. With `keep_stock`,
-/// weights that have a stock type stay as they are. `progress` hears of the bytes of source that
-/// are done.
+/// block does not divide the rows; what is no matrix becomes plain floats, and keys stay but for
+/// those that would be untrue. `progress` hears of the bytes of source that are done.
 ///
 /// # Errors
 /// If the model is not one we know; if a weight is not finite; if the target is the source or
@@ -45,12 +57,15 @@ pub fn export(
     source: &Source,
     target: &Path,
     kind: &'static dyn TensorType,
-    keep_stock: bool,
+    keep: Keep,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report> {
     let started = Instant::now();
-    let items = items(source, kind, keep_stock).at(source.path().display())?;
+    let items = items(source, kind, keep.stock).at(source.path().display())?;
     let (mut metadata, new, jobs) = records(source, Form::Planes, items)?;
+    if !keep.imatrix {
+        metadata.remove_prefix(IMATRIX);
+    }
     if let Some(number) = raw::file_type(kind.id()) {
         metadata.set("general.file_type", Value::U32(number));
     }

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use gridmill::file::{Metadata, Source, Value};
+use gridmill::file::{Array, Metadata, Source, Value};
 use gridmill::run::walk::original;
 use gridmill::types::{PRIVATE_IDS, TensorType, by_name};
 
 use crate::cli::{fails, gridmill, one_layer, stderr, succeeds, text};
-use crate::models::{model_path, open};
+use crate::models::{Parts, model_path, open};
 use crate::scratch::Scratch;
 
 /// What llama.cpp calls a file of each type (`enum llama_ftype`), and what it writes in place of a
@@ -121,6 +121,55 @@ fn stock_weights_can_stay() {
     };
     assert_eq!(kinds(&[]), ["Q5_1", "Q5_1", "Q5_1"]);
     assert_eq!(kinds(&["--keep-stock"]), ["Q8_0", "F16", "Q5_1"]);
+}
+
+/// Keys of every type of value, of tools that we do not know, go through a conversion and back;
+/// those of the importance matrix say how codes were made that are no more.
+#[test]
+fn keys_stay() {
+    let folder = Scratch::new();
+    let imatrix = [
+        ("quantize.imatrix.file", Value::String("imatrix.gguf".to_string())),
+        ("quantize.imatrix.dataset", Value::String("text.txt".to_string())),
+        ("quantize.imatrix.entries_count", Value::I32(14)),
+        ("quantize.imatrix.chunks_count", Value::I32(128)),
+    ];
+    let others = [
+        ("general.license", Value::String("apache-2.0".to_string())),
+        ("general.tags", Value::Array(Array::String(vec![String::new(), "a\u{e9}".to_string()]))),
+        ("general.sampling.temp", Value::F32(0.6)),
+        ("quantize.other", Value::U8(200)),
+        ("mine.i8", Value::I8(-3)),
+        ("mine.u16", Value::U16(60_000)),
+        ("mine.i16", Value::I16(-300)),
+        ("mine.u32", Value::U32(u32::MAX)),
+        ("mine.bool", Value::Bool(true)),
+        ("mine.u64", Value::U64(u64::MAX)),
+        ("mine.i64", Value::I64(i64::MIN)),
+        ("mine.f64", Value::F64(1e300)),
+        ("mine.bytes", Value::Array(Array::U8(vec![0, 255]))),
+        ("mine.nothing", Value::Array(Array::F64(Vec::new()))),
+    ];
+    let mut parts = Parts::of("llama");
+    for (key, value) in imatrix.iter().chain(&others) {
+        assert!(parts.metadata.get(key).is_none(), "{key} is new");
+        parts.metadata.set(*key, value.clone());
+    }
+    let (source, coded) = (parts.write(&folder), folder.join("coded.gguf"));
+    let (stock, kept) = (folder.join("stock.gguf"), folder.join("kept.gguf"));
+    succeeds(&["convert", text(&source), text(&coded), "--to", "higgs4"]);
+    succeeds(&["export", text(&coded), text(&stock), "--to", "Q8_0"]);
+    succeeds(&["export", text(&coded), text(&kept), "--to", "Q8_0", "--keep-imatrix"]);
+    let keys = |metadata: &Metadata| -> Vec<(String, Value)> {
+        let set = ["general.file_type", "general.quantization_version"];
+        let others = metadata.iter().filter(|(key, _)| !set.contains(key));
+        others.map(|(key, value)| (key.to_string(), value.clone())).collect()
+    };
+    let mut expected = keys(&parts.metadata);
+    assert_eq!(keys(open(&kept).metadata()), expected);
+    expected.retain(|(key, _)| !imatrix.iter().any(|(known, _)| known == key));
+    assert_eq!(keys(open(&stock).metadata()), expected);
+    assert_eq!(expected.len() + imatrix.len(), keys(&parts.metadata).len());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gridmill::convert::export::export;
+use gridmill::convert::export::{Keep, export};
 use gridmill::convert::{Options, Statistics, calibrate, convert};
 use gridmill::file::{Source, Value};
 use gridmill::model::Model;
@@ -250,7 +250,7 @@ fn models_run_and_go_back() {
         first.get_or_insert(found);
     }
     let back = folder.join("back.gguf");
-    export(&small, &back, by_name("F32").unwrap(), false, &mut |_| ()).unwrap();
+    export(&small, &back, by_name("F32").unwrap(), Keep::default(), &mut |_| ()).unwrap();
     let off = distance(&logits(&open(&back)), &found);
     assert!(off < 0.02, "exported, off by {off}: int8 activations alone may differ");
 

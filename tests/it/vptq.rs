@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use gridmill::convert::export::export;
+use gridmill::convert::export::{Keep, export};
 use gridmill::convert::import::{self, vptq::layer};
 use gridmill::file::Source;
 use gridmill::file::safetensors::{Entry, Safetensors};
@@ -381,7 +381,7 @@ fn checkpoints_are_the_plain_folders_they_stand_for() {
         // What other programs read has the order that they expect, and no word of another.
         let (again, stock) = (folders[2].join("again.gguf"), folders[2].join("stock.gguf"));
         let again = converted(&source, &again, &options_of(Some("F32")));
-        export(&source, &stock, by_name("F32").unwrap(), false, &mut |_| ()).unwrap();
+        export(&source, &stock, by_name("F32").unwrap(), Keep::default(), &mut |_| ()).unwrap();
         let key = format!("{name}.rope.pairing");
         assert_eq!(source.metadata().get(&key).is_some(), name == "llama");
         assert_eq!(found.metadata().get(&key).is_some(), name == "llama");
