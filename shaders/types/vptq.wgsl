@@ -12,6 +12,7 @@ const STRIDE = 2u; // words of a point
 const BITS = 12u; // of the first code
 const MORE = 8u; // bits of the second code; 0 for none
 const WIDTH = 20u; // bits of both
+const SKIP = 0u; // rows of the first block that are another matrix's
 
 @group(0) @binding(0) var<storage, read> codes: array<u32>;
 @group(0) @binding(1) var<storage, read> table: array<u32>;
@@ -29,13 +30,14 @@ struct Raw {
 
 fn load_raw(row: u32, chunk: u32) -> Raw {
     var raw: Raw;
-    let word = (row / V * (COLS / CHUNK) + chunk) * WIDTH;
+    let here = row + SKIP;
+    let word = (here / V * (COLS / CHUNK) + chunk) * WIDTH;
     // unroll
     for (var i = 0u; i < WIDTH; i += 1u) {
         raw.words[i] = codes[word + i];
     }
     let at = norms_at(row, chunk * CHUNK);
-    raw.place = row % V;
+    raw.place = here % V;
     raw.norms = vec2(norms[at.x / 2u], norms[at.y / 2u]);
     raw.shifts = at % 2u * 16u;
     return raw;

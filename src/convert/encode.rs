@@ -3,6 +3,8 @@
 //! Rows are coded in pieces on all cores; sums of errors run in a fixed order, so that the report
 //! does not depend on how many there are.
 
+use std::ops::Range;
+
 use half::f16;
 use rayon::prelude::*;
 
@@ -126,8 +128,6 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
     tensor.codes.prepare();
     let is_fed = grid(item.kind).is_some() || item.points.is_some() || item.loud.is_some();
     let (mut errors, mut has_feedback) = (Errors::default(), false);
-    let rows = item.rows / item.matrices;
-    let code_bytes = encoded.codes.len() / item.matrices;
     for matrix in 0..item.matrices {
         let feedback = match is_fed {
             true => feedbacks.of_item(item, matrix)?,
@@ -137,9 +137,12 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
         let parted = parted(item, feedback);
         let parted = parted.as_ref();
         let code = Code { item, feedback, parted, signs: &signs, table: &encoded.table };
-        let codes = &mut encoded.codes[matrix * code_bytes..][..code_bytes];
-        let norms = &mut encoded.norms[matrix * rows * norm_bytes..][..rows * norm_bytes];
-        errors = errors.add(code.matrix(tensor, matrix * rows, codes, norms)?);
+        let rows = rows_of(item, matrix);
+        let block = item.kind.row_block();
+        let blocks = rows.start / block..rows.end.div_ceil(block);
+        let codes = &mut encoded.codes[blocks.start * row_bytes..blocks.end * row_bytes];
+        let norms = &mut encoded.norms[rows.start * norm_bytes..rows.end * norm_bytes];
+        errors = errors.add(code.matrix(tensor, rows, codes, norms)?);
     }
     let share = |part: f64, whole: f64| if part == 0.0 { 0.0 } else { part / whole };
     encoded.error = share(errors.noise, errors.signal);
@@ -150,6 +153,14 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
 
 /// How rows of a tensor are coded.
 pub(super) struct Code<'a> {
+/// The rows that are coded with the moments of one matrix. Blocks of rows that share codes are
+/// counted from the first row of a tensor, so a matrix may end within one: the block is its own.
+fn rows_of(item: &Item, matrix: usize) -> Range<usize> {
+    let rows = item.rows / item.matrices;
+    let whole = |row: usize| row.next_multiple_of(item.kind.row_block()).min(item.rows);
+    whole(matrix * rows)..whole((matrix + 1) * rows)
+}
+
     item: &'a Item,
     feedback: Option<&'a Feedback>,
     /// The same for a type of two parts.
@@ -180,19 +191,18 @@ impl Errors {
 }
 
 impl Code<'_> {
-    /// Codes the rows of one matrix, from row `first` of the tensor on.
+    /// Codes the rows of one matrix.
     fn matrix(
         &self,
         tensor: &Tensor,
-        first: usize,
+        all: Range<usize>,
         codes: &mut [u8],
         norms: &mut [u8],
     ) -> Result<Errors> {
         let item = self.item;
-        let end = first + item.rows / item.matrices;
         let row_bytes = item.kind.row_bytes(item.cols).expect("the choice fits");
         let together = rows_together(item);
-        let pieces = (end - first).div_ceil(together);
+        let pieces = all.len().div_ceil(together);
         let norms: Vec<&mut [u8]> = match norm_bytes(item.cols, item.group) {
             0 => (0..pieces).map(|_| Default::default()).collect(),
             bytes => norms.chunks_mut(together * bytes).collect(),
@@ -202,8 +212,8 @@ impl Code<'_> {
             .zip(norms)
             .enumerate()
             .map(|(piece, (codes, norms))| {
-                let start = first + piece * together;
-                let rows = start..(start + together).min(end);
+                let start = all.start + piece * together;
+                let rows = start..(start + together).min(all.end);
                 let mut values = vec![0.0; rows.len() * item.cols];
                 original(tensor, rows, &mut values)?;
                 Ok(self.rows(values, codes, norms))

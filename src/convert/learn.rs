@@ -100,9 +100,7 @@ pub(super) fn of_layers(
     kind: &'static dyn TensorType,
 ) -> Result<Result<Points, TooFew>> {
     let mut group = Vec::new();
-    // The types share codes among rows, which matrices of experts cannot.
-    let is_one = |item: &&Item| item.role.is_layer_matrix() && !item.role.is_of_experts();
-    for item in items.iter().filter(is_one) {
+    for item in items.iter().filter(|item| item.role.is_layer_matrix()) {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         if let Ok(choice) = fit(kind, &tensor, options) {
             let (basis, sign_seed) = (choice.basis, options.seed);

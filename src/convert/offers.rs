@@ -287,8 +287,7 @@ fn of_tensor(
     for (kind, points) in candidates.iter().cloned() {
         let is_stock = kind.id() < PRIVATE_IDS;
         let Ok(choice) = fit(kind, &tensor, options) else { continue };
-        let has_no_points = is_vocabulary || item.role.is_of_experts();
-        if is_stock && !is_vocabulary || points.is_some() && has_no_points {
+        if is_stock && !is_vocabulary || points.is_some() && is_vocabulary {
             continue;
         }
         let item = Item {

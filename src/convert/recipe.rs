@@ -120,16 +120,19 @@ fn item(source: &Source, tensor: &Tensor, model: &Model, options: &Options) -> R
     let listed = || options.recipe.as_ref().and_then(|recipe| recipe.kind(&tensor.name));
     let named = matching.map(|&(_, kind)| kind).or_else(listed);
     let keep = named.is_none() && stays(tensor, role, options);
+    let fit = |kind| {
+        if role.is_of_experts() {
+            refuse_for_experts(tensor, kind)?;
+        }
+        fit(kind, tensor, options)
+    };
     let choice = match named {
-        Some(kind) => fit(kind, tensor, options)?,
+        Some(kind) => fit(kind)?,
         None if keep => Choice { kind: tensor.kind, basis: tensor.basis, group: tensor.group },
-        None if role.is_layer_matrix() => fit(options.kind, tensor, options)?,
-        None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options), tensor, options)?,
+        None if role.is_layer_matrix() => fit(options.kind)?,
+        None if role.is_vocabulary_matrix() => fit(vocabulary_kind(options))?,
         None => Choice { kind: plain(), basis: Basis::Original, group: 0 },
     };
-    if role.is_of_experts() {
-        refuse_for_experts(tensor, choice.kind)?;
-    }
     Ok(Item {
         name: tensor.name.clone(),
         role,
@@ -157,21 +160,15 @@ pub(super) fn shape(source: &Source, tensor: &Tensor, model: &Model) -> Vec<u64>
     }
 }
 
-/// Blocks of rows that share codes are counted from the first row of a weight, and an expert may
-/// begin within one. Loud inputs are those of a whole weight, and every expert has its own.
+/// Loud inputs are those of a whole weight, and every expert has its own.
 fn refuse_for_experts(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<()> {
-    let (name, block) = (&tensor.name, kind.row_block());
-    let (expected, found) = match resq(kind) {
-        Some(_) => ("that treats all inputs alike", "which keeps loud ones in more bits".into()),
-        None if block > 1 => {
-            let found = format!("whose blocks of {block} rows share them");
-            ("whose rows have codes of their own", found)
-        }
-        None => return Ok(()),
-    };
+    if resq(kind).is_none() {
+        return Ok(());
+    }
+    let name = &tensor.name;
     let message = format!(
-        "tensor `{name}`: expected a type {expected}, as it holds several experts, found {}, \
-         {found}",
+        "tensor `{name}`: expected a type that treats all inputs alike, as it holds several \
+         experts, found {}, which keeps loud ones in more bits",
         kind.name()
     );
     Err(Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type")))

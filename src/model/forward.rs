@@ -396,6 +396,7 @@ fn constant(name: &str, values: &[f32]) -> Tensor {
         group: 0,
         codes: Bytes::from(bytemuck::cast_slice(values).to_vec()),
         norms: Bytes::empty(),
+        first: 0,
         table: Bytes::empty(),
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),

@@ -28,7 +28,7 @@ impl Tensors {
             };
             for layer in layers {
                 let Some(tensor) = claim(words, layer, hparams, source)? else { continue };
-                for (role, part) in parted(words.role, hparams, &tensor)? {
+                for (role, part) in parted(words.role, hparams, &tensor) {
                     by_place.insert((role, layer), part);
                 }
                 by_place.insert((words.role, layer), tensor);
@@ -63,22 +63,15 @@ impl Tensors {
 }
 
 /// The matrices that lie in one.
-fn parted(role: Role, hparams: &Hparams, tensor: &Tensor) -> Result<Vec<(Role, Tensor)>> {
+fn parted(role: Role, hparams: &Hparams, tensor: &Tensor) -> Vec<(Role, Tensor)> {
     let mut start = 0;
     let mut parts = Vec::new();
     for &(role, dim) in role.parts() {
         let rows = start..start + hparams.dim(dim);
         start = rows.end;
-        let (name, block) = (&tensor.name, tensor.kind.row_block());
-        if block != 1 {
-            bail!(
-                "tensor `{name}`: rows of {} share codes and cannot be parted",
-                tensor.kind.name()
-            );
-        }
         parts.push((role, tensor.part(parts.len(), rows)));
     }
-    Ok(parts)
+    parts
 }
 
 fn claim(

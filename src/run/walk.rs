@@ -365,6 +365,7 @@ pub fn of_floats(tensor: &Tensor, values: Vec<f32>) -> Tensor {
         kind: by_name("F32").expect("plain floats are always there"),
         rows: tensor.rows,
         cols: tensor.cols,
+        first: 0,
         basis: Basis::Original,
         group: 0,
         codes: Bytes::new(Arc::new(Aligned(values)), 0..bytes),

@@ -199,6 +199,9 @@ pub struct Tensor {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
+    /// The place of its first row in the weight that it is a part of; 0 for a whole one. Where rows
+    /// share codes, the first block may have rows of the part before.
+    pub first: usize,
     /// What its inputs go through first.
     pub basis: Basis,
     /// Weights per norm of a grid type; 0 for stock types.
@@ -238,32 +241,41 @@ impl Tensor {
 
     /// A run of rows.
     pub fn rows(&self, rows: Range<usize>) -> Rows<'_> {
-        let (codes, block) = (self.row_bytes(), self.kind.row_block());
         let norms = norm_bytes(self.cols, self.group);
-        let blocks = rows.start / block..rows.end.div_ceil(block);
         Rows {
-            first: rows.start,
+            first: self.first + rows.start,
             count: rows.len(),
             cols: self.cols,
             group: self.group,
-            codes: &self.codes[blocks.start * codes..blocks.end * codes],
+            codes: &self.codes[self.code_range(&rows)],
             norms: &self.norms[rows.start * norms..rows.end * norms],
             table: bytemuck::cast_slice(&self.table),
             columns: Some(&self.columns),
         }
     }
 
+    /// Where the codes of a run of rows lie: whole blocks.
+    fn code_range(&self, rows: &Range<usize>) -> Range<usize> {
+        let (bytes, block) = (self.row_bytes(), self.kind.row_block());
+        let before = self.first / block;
+        let first = (self.first + rows.start) / block - before;
+        let end = (self.first + rows.end).div_ceil(block) - before;
+        first * bytes..end * bytes
+    }
+
+    /// Rows of the first block of codes that are not its own.
+    pub fn skip(&self) -> usize {
+        self.first % self.kind.row_block()
+    }
+
     /// Some rows as a weight of their own, the n-th of this one.
-    ///
-    /// # Panics
-    /// If rows share codes.
     pub fn part(&self, number: usize, rows: Range<usize>) -> Tensor {
-        assert_eq!(self.kind.row_block(), 1, "a row has codes of its own");
-        let (codes, norms) = (self.row_bytes(), norm_bytes(self.cols, self.group));
+        let norms = norm_bytes(self.cols, self.group);
         Tensor {
             name: part_name(&self.name, number),
             rows: rows.len(),
-            codes: self.codes.piece(rows.start * codes..rows.end * codes),
+            first: self.first + rows.start,
+            codes: self.codes.piece(self.code_range(&rows)),
             norms: self.norms.piece(rows.start * norms..rows.end * norms),
             ..self.clone()
         }

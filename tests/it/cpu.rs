@@ -79,6 +79,7 @@ pub(crate) fn tensor(
         kind,
         rows,
         cols,
+        first: 0,
         basis: Basis::Original,
         group,
         codes: codes.into(),

@@ -219,6 +219,7 @@ impl Vector {
             kind: self.kind,
             rows: self.decode().len() / cols,
             cols,
+            first: 0,
             basis: gridmill::types::Basis::Original,
             group: self.number("group").unwrap_or(0),
             codes: self.bytes("codes").into(),

@@ -1,13 +1,23 @@
 //! Matrices that lie in one: what every step of a conversion does with them.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use gridmill::backend::reference::Reference;
+use gridmill::backend::{Capacity, KvFormat};
 use gridmill::model::{Model, Role};
+use gridmill::plan::{Batch, Plan};
+use gridmill::run::verify::verify;
+use gridmill::types::Tensor;
 
 use crate::cli::{succeeds, text};
-use crate::models::{Parts, model_path, open};
+use crate::models::{Parts, backend, devices, distance, golden, model_path, open, whole};
 use crate::scratch::Scratch;
+
+const CAPACITY: Capacity =
+    Capacity { rows: 64, logit_rows: 64, sequences: 2, context: 40, kv: KvFormat::F32 };
 
 fn model(folder: &Scratch) -> PathBuf {
     let path = folder.join("model.gguf");
@@ -83,6 +93,54 @@ fn they_are_measured() {
     assert!(shown.contains("attn_qkv") && shown.contains("ffn_gate_up"), "{shown}");
     assert!(open(&out).file_bytes() < open(&model).file_bytes() / 2);
     succeeds(&["verify", text(&out)]);
+}
+
+/// A part may begin within rows that share codes: every backend runs it, and the answers are those
+/// of the same weights as floats.
+#[test]
+fn parts_begin_within_blocks() {
+    let folder = Scratch::new();
+    let (model, golden) = (model_path("phi3.gguf"), golden("phi3"));
+    let [coded, plain] = ["coded.gguf", "plain.gguf"].map(|name| folder.join(name));
+    // Runs that kernels read from their packed codes, and those that are held in bytes.
+    for kind in ["VPTQ_V6_K64", "VPTQ_V7_K32_R16", "VPTQ_V3_K16", "VPTQ_V12_K64"] {
+        succeeds(&["convert", text(&model), text(&coded), "--to", kind]);
+        succeeds(&["export", text(&coded), text(&plain), "--to", "F32"]);
+        let source = open(&coded);
+        let part = |role| Model::new(&source).unwrap().tensors.get(role, Some(1)).unwrap().clone();
+        let (whole_one, key) = (part(Role::AttnQkv), part(Role::AttnK));
+        assert_eq!((whole_one.skip(), key.kind.name()), (0, kind));
+        assert_ne!(key.skip(), 0, "{kind}: keys begin within a block");
+        let rows = key.first..key.first + key.rows;
+        assert!(decoded(&key, 0..key.rows) == decoded(&whole_one, rows), "{kind}");
+        let plan = Arc::new(Model::new(&source).unwrap().plan());
+        let expected = whole(&open(&plain), &devices()[0], &golden);
+        for options in devices() {
+            let found = whole(&source, &options, &golden);
+            let distance = distance(&found[0], &expected[0]);
+            let device = format!("{kind} {:?} {}", options.device, options.level);
+            assert!(distance < 0.1, "{device}: distance {distance:.3}");
+            let mut oracle = Reference::new(plan.clone(), CAPACITY);
+            let mut tested = backend(Plan::clone(&plan), &options);
+            let differences = verify(&mut oracle, &mut *tested, &batch(), &mut |_| ());
+            for found in differences.expect("room for the batch") {
+                assert!(found.is_fine(), "{device}: {found:?}");
+            }
+        }
+    }
+}
+
+fn decoded(tensor: &Tensor, rows: Range<usize>) -> Vec<f32> {
+    let mut values = vec![0.0; rows.len() * tensor.cols];
+    tensor.kind.decode(&tensor.rows(rows), &mut values);
+    values
+}
+
+fn batch() -> Batch {
+    let mut batch = Batch::default();
+    let tokens = (0..40).map(|row| row * 37 % 128);
+    tokens.zip(0..).for_each(|(token, row)| batch.push(token, row, 0, true));
+    batch
 }
 
 /// A fused matrix of another shape is refused.

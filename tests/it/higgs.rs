@@ -203,6 +203,7 @@ fn weights_in_bytes_are_the_same_weights() {
             kind: *grid,
             rows: 3,
             cols: 192,
+            first: 0,
             basis: Basis::Original,
             group: 64,
             codes: Bytes::from(codes),

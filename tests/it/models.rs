@@ -393,7 +393,7 @@ fn weights_can_be_replaced_in_the_plan() {
     }
 }
 
-fn backend(plan: Plan, options: &Options) -> Box<dyn Backend> {
+pub(crate) fn backend(plan: Plan, options: &Options) -> Box<dyn Backend> {
     let capacity = Capacity {
         rows: options.rows.expect("devices() says"),
         logit_rows: options.rows.expect("devices() says"),

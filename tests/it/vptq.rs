@@ -173,6 +173,7 @@ fn integers(shape: Shape) -> Tensor {
         kind,
         rows: 10,
         cols: 64,
+        first: 0,
         basis: Basis::Original,
         group: 64,
         codes: bytes(10_usize.div_ceil(shape.v) * kind.row_bytes(64).unwrap()).into(),

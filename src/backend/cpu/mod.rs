@@ -406,14 +406,6 @@ fn refuse(plan: &Plan, op: &Op) -> Result<()> {
         Op::ExpertMatMul { input, parts, .. } => {
             for part in parts {
                 refuse_matrix(plan, *input, part.weight)?;
-                let (weight, rows) = (&plan.weights[part.weight.0], plan.slots[part.out.0].width);
-                let block = weight.kind.row_block();
-                if !rows.is_multiple_of(block) {
-                    bail!(
-                        "{}: expected experts with a multiple of {block} rows, found {rows}",
-                        weight.name
-                    );
-                }
             }
         }
         Op::Prepare { out, .. } => {

@@ -34,6 +34,8 @@ pub(super) struct Section {
     mins: bool,
     /// Rows that share codes.
     pub(super) row_block: usize,
+    /// Rows of its first block that are another matrix's.
+    skip: usize,
     /// The column of the output buffer that its first row's product goes to.
     pub(super) first: usize,
     /// By name in the shader.
@@ -51,7 +53,7 @@ impl Section {
     /// that are; activations come in groups of so many.
     pub(super) fn rows_at_once(&self, activation_group: usize) -> Option<usize> {
         let is_whole = |group: usize| group >= self.cols || group.is_multiple_of(RUN);
-        let fits = (2..=POINT_MAX).contains(&self.row_block);
+        let fits = (2..=POINT_MAX).contains(&self.row_block) && self.skip == 0;
         let is_apt = fits && is_whole(self.group) && activation_group.is_multiple_of(RUN);
         is_apt.then_some(self.row_block)
     }
@@ -73,6 +75,9 @@ impl Section {
         }
         if self.shader.text == INT8_SHADER.text {
             choices = choices.set("MINS", self.mins);
+        }
+        if self.skip > 0 {
+            choices = choices.set("SKIP", self.skip);
         }
         choices
     }
@@ -175,7 +180,9 @@ impl Weights {
             // So many that pieces begin on whole words, and with rows that share codes.
             let unit = 4 * tensors[0].kind.row_block();
             let unit_bytes = device_code_bytes(tensors[0], unit);
-            let most = binding_bytes(device) / unit_bytes * unit;
+            // Rows that begin within a block end in one more.
+            let more = if tensors[0].skip() > 0 { tensors[0].row_bytes() } else { 0 };
+            let most = binding_bytes(device).saturating_sub(more) / unit_bytes * unit;
             if most == 0 {
                 let (name, max) = (&tensors[0].name, binding_bytes(device));
                 bail!("{name}: expected {unit} rows within {max} bytes on this device");
@@ -251,7 +258,8 @@ impl Weights {
     ) -> Result<Section> {
         let (kind, cols, group) = (tensors[0].kind, tensors[0].cols, tensors[0].group);
         let mins = matches!(kind.kernel(), Kernel::Int8 { mins: true, .. });
-        let section = |shader, row_block, buffers| Section {
+        let skip = tensors[0].skip();
+        let section = |shader, (row_block, skip), buffers| Section {
             shader,
             kind_name: kind.name(),
             rows: count,
@@ -259,6 +267,7 @@ impl Weights {
             group,
             mins,
             row_block,
+            skip,
             first: 0,
             buffers,
             has_bias: false,
@@ -271,15 +280,15 @@ impl Weights {
         let Some(shader) = kind.shader() else {
             self.transcoded.extend(tensors.iter().map(|tensor| tensor.name.clone()));
             let buffers = transcode(device, up, tensors, start, count, mins)?;
-            return Ok(section(INT8_SHADER, 1, buffers));
+            return Ok(section(INT8_SHADER, (1, 0), buffers));
         };
         let mut buffers = Vec::new();
-        let planes: [(&'static str, usize, usize); 2] = [
-            ("codes", tensors[0].row_bytes(), kind.row_block()),
-            ("norms", crate::types::norm_bytes(cols, group), 1),
+        let planes: [(&'static str, usize, usize, usize); 2] = [
+            ("codes", tensors[0].row_bytes(), kind.row_block(), skip),
+            ("norms", crate::types::norm_bytes(cols, group), 1, 0),
         ];
-        for (name, row_bytes, block) in planes.into_iter().filter(|(_, bytes, _)| *bytes > 0) {
-            let len = count.div_ceil(block) * row_bytes;
+        for (name, row_bytes, block, skip) in planes.into_iter().filter(|plane| plane.1 > 0) {
+            let len = (skip + count).div_ceil(block) * row_bytes;
             let to = weight_buffer(device, &tensors[0].name, len + PADDING);
             let bytes = if name == "codes" { codes_of } else { norms_of };
             copy_rows(up, tensors, (start, count), (row_bytes, block), bytes, &to)?;
@@ -298,7 +307,7 @@ impl Weights {
             };
             buffers.push(("table", to));
         }
-        Ok(section(shader, kind.row_block(), buffers))
+        Ok(section(shader, (kind.row_block(), skip), buffers))
     }
 }
 
@@ -360,6 +369,7 @@ fn runs<'a>(plan: &Plan, parts: &'a [Part], places: &[Place], bytes_max: usize) 
                 && bytes.is_multiple_of(4)
                 && (last.rows * crate::types::norm_bytes(last.cols, last.group)).is_multiple_of(4)
                 && last.rows.is_multiple_of(last.kind.row_block())
+                && (last.skip(), tensor.skip()) == (0, 0)
                 && bytes + device_code_bytes(tensor, tensor.rows) <= bytes_max
         });
         if !goes_on {

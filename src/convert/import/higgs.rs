@@ -111,6 +111,7 @@ impl Checkpoint {
             kind: self.kind,
             rows,
             cols,
+            first: 0,
             basis: Basis::Hadamard { block: self.hadamard as u32 },
             group,
             codes: self.codes(packing, words, rows, cols, order),

@@ -233,6 +233,7 @@ fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64])
         kind,
         rows,
         cols,
+        first: 0,
         basis: Basis::Original,
         group: 0,
         codes: bytes,
@@ -257,6 +258,7 @@ fn vector(name: String, values: &[f32]) -> Tensor {
         kind: types::by_name("F32").expect("plain floats are always there"),
         rows: 1,
         cols: values.len(),
+        first: 0,
         basis: Basis::Original,
         group: 0,
         codes: Bytes::from(

@@ -200,6 +200,7 @@ pub fn layer(config: &Value, name: &str, get: Get) -> Result<Tensor> {
         kind,
         rows,
         cols,
+        first: 0,
         basis: Basis::Original,
         group: 0,
         codes: codes(kind, &layer, order, &part)?,
