@@ -27,7 +27,11 @@ pub(super) fn forward(model: &Model, context: usize) -> Plan {
     let x = build.float("x", Extent::Tokens, hparams.embed);
     build.embed(x);
     let factors = model.rope_factors(context);
-    let global = model.frequencies(hparams.rope_base, hparams.rope_scale, factors);
+    let mut global = model.frequencies(hparams.rope_base, hparams.rope_scale, factors);
+    if let Some(yarn) = hparams.yarn {
+        let scale = |pair| yarn.scale(pair, hparams.rope_base, hparams.rope_len) as f32;
+        global.iter_mut().enumerate().for_each(|(pair, frequency)| *frequency *= scale(pair));
+    }
     let global = build.angles("angles", &global, hparams.rope_amplitude);
     let local_base = hparams.window.and(hparams.local_rope_base);
     let local = local_base
@@ -392,11 +396,11 @@ fn constant(name: &str, values: &[f32]) -> Tensor {
         kind: by_name("F32").expect("plain floats are always there"),
         rows: 1,
         cols: values.len(),
+        first: 0,
         basis: Basis::Original,
         group: 0,
         codes: Bytes::from(bytemuck::cast_slice(values).to_vec()),
         norms: Bytes::empty(),
-        first: 0,
         table: Bytes::empty(),
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),

@@ -1,6 +1,7 @@
 //! A model's numbers: read from the metadata, bounded, and consistent with one another.
 
 use super::arch::{Arch, Dim, QueryScale};
+use super::yarn::{TURNS, Yarn};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Metadata, Source, Value};
@@ -12,6 +13,9 @@ use crate::plan::Pairing;
 pub const PAIRING: &str = "rope.pairing";
 /// The value that it may have: values i and i + pairs.
 pub const HALVES: &str = "halves";
+
+/// What `rope.scaling.type` calls [`Yarn`].
+pub const YARN: &str = "yarn";
 
 /// The numbers of one model.
 #[derive(Clone, Debug)]
@@ -42,6 +46,8 @@ pub struct Hparams {
     pub rope_base: f32,
     /// What the angles of layers that see everything are multiplied by.
     pub rope_scale: f32,
+    /// How the angles of layers that see everything are scaled for longer texts, if they are.
+    pub yarn: Option<Yarn>,
     /// What turned values are multiplied by in layers that see everything.
     pub rope_amplitude: f32,
     /// Tokens the model was first trained to see at once, where longer texts have other angles.
@@ -128,13 +134,14 @@ impl Hparams {
             ffn,
             experts,
             vocabulary: vocabulary(source)?,
-            context: keys.required("context_length", limits::CONTEXT_MAX)?,
+            context: keys.context()?,
             epsilon: keys.float("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
                 Error::new(format!("{}.attention.layer_norm_rms_epsilon is missing", arch.name))
             })?,
             rope_len,
             rope_base: keys.float("rope.freq_base")?.unwrap_or(10_000.0),
             rope_scale: keys.rope_scale()?,
+            yarn: keys.yarn()?,
             rope_amplitude: keys.amplitude()?,
             rope_context: keys.first_context()?,
             local_rope_base: keys.float("rope.freq_base_swa")?.or(arch.local_rope_base()),
@@ -273,25 +280,62 @@ impl Keys<'_> {
         self.optional("rope.scaling.original_context_length", limits::CONTEXT_MAX)
     }
 
-    /// llama.cpp holds zero for nothing said.
+    /// A number that is nothing said where it is zero, as llama.cpp has it.
+    fn above_zero(&self, key: &str) -> Result<Option<f32>> {
+        Ok(self.float(key)?.filter(|&number| number != 0.0))
+    }
+
+    /// YaRN has an amplitude of its own, unless a file says what a configuration said.
     fn amplitude(&self) -> Result<f32> {
-        let factor = self.float("rope.scaling.attn_factor")?.filter(|&factor| factor != 0.0);
-        Ok(factor.unwrap_or(1.0))
+        let factor = self.above_zero("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let Some(yarn) = self.yarn()? else { return Ok(factor) };
+        let said = self.above_zero("rope.scaling.yarn_attn_factor")?;
+        let own = || Yarn::amplitude(f64::from(yarn.factor)) as f32;
+        Ok(factor * said.unwrap_or_else(own))
+    }
+
+    /// Files with YaRN often say the context that the model was first trained on.
+    fn context(&self) -> Result<usize> {
+        let said = self.required("context_length", limits::CONTEXT_MAX)?;
+        let Some(yarn) = self.yarn()? else { return Ok(said) };
+        let scaled = f64::from(yarn.factor) * yarn.context as f64;
+        Ok(said.max(scaled.min(limits::CONTEXT_MAX as f64) as usize))
+    }
+
+    fn yarn(&self) -> Result<Option<Yarn>> {
+        if self.scaling()? != Some(YARN) {
+            return Ok(None);
+        }
+        let Some(factor) = self.above_zero("rope.scaling.factor")? else {
+            bail!("{}.rope.scaling.factor is missing, which `{YARN}` needs", self.arch);
+        };
+        let context = match self.first_context()? {
+            Some(context) => context,
+            None => self.required("context_length", limits::CONTEXT_MAX)?,
+        };
+        let [many, few] = TURNS;
+        let fast = self.above_zero("rope.scaling.yarn_beta_fast")?.unwrap_or(many);
+        let slow = self.above_zero("rope.scaling.yarn_beta_slow")?.unwrap_or(few);
+        Ok(Some(Yarn { factor, context, turns: [fast, slow] }))
+    }
+
+    fn scaling(&self) -> Result<Option<&str>> {
+        self.metadata.get_str(&format!("{}.rope.scaling.type", self.arch))
     }
 
     /// Positions are divided by the factor of linear scaling. Llama 3 scales by a tensor of factors
     /// instead and says nothing here.
     fn rope_scale(&self) -> Result<f32> {
-        let key = format!("{}.rope.scaling.type", self.arch);
-        let kind = self.metadata.get_str(&key)?;
-        let factor = self.float("rope.scaling.factor")?.filter(|&factor| factor != 0.0);
-        match kind {
-            // The factors are tensors.
-            Some("none" | "longrope") => Ok(1.0),
+        let factor = self.above_zero("rope.scaling.factor")?;
+        match self.scaling()? {
+            // The factors are tensors, or made for each pair.
+            Some("none" | "longrope" | YARN) => Ok(1.0),
             None | Some("linear") => Ok(factor.map_or(1.0, |factor| 1.0 / factor)),
-            Some(kind) => {
-                bail!("{key}: `{kind}` is not supported, expected `none`, `linear` or `longrope`")
-            }
+            Some(kind) => bail!(
+                "{}.rope.scaling.type: `{kind}` is not supported, expected `none`, `linear`, \
+                 `longrope` or `{YARN}`",
+                self.arch
+            ),
         }
     }
 }

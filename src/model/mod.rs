@@ -4,6 +4,7 @@ pub mod arch;
 mod forward;
 pub mod hparams;
 pub mod tensors;
+pub mod yarn;
 
 pub use arch::{Arch, Role};
 pub use hparams::Hparams;

@@ -185,11 +185,18 @@ fn rope_and_norms() {
         ),
         (
             |parts| {
+                let kind = Value::String("dynamic".to_string());
+                parts.metadata.set("llama.rope.scaling.type", kind);
+            },
+            ": llama.rope.scaling.type: `dynamic` is not supported, expected `none`, `linear`, \
+             `longrope` or `yarn`",
+        ),
+        (
+            |parts| {
                 let kind = Value::String("yarn".to_string());
                 parts.metadata.set("llama.rope.scaling.type", kind);
             },
-            ": llama.rope.scaling.type: `yarn` is not supported, expected `none`, `linear` or \
-             `longrope`",
+            ": llama.rope.scaling.factor is missing, which `yarn` needs",
         ),
         (
             |parts| parts.set("llama.rope.freq_base", Value::F32(f32::INFINITY)),

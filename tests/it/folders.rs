@@ -95,8 +95,41 @@ fn configurations_of_one_kind_of_layer() {
     );
 }
 
+#[test]
+fn configurations_of_longer_texts() {
+    let other = "is not supported, expected";
+    check(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        &json!({}),
+        &[
+            (
+                "rope_scaling",
+                json!({"type": "yarn", "factor": -4.0}),
+                "`rope_scaling.factor`: expected a number above 0, found -4.0",
+            ),
+            (
+                "rope_scaling",
+                json!({"type": "yarn", "factor": 4.0, "beta_fast": "many"}),
+                "`rope_scaling.beta_fast`: expected a number above 0, found \"many\"",
+            ),
+            (
+                "rope_scaling",
+                json!({"type": "yarn", "original_max_position_embeddings": 0}),
+                "`original_max_position_embeddings`: expected an integer from 1 to 4294967295, \
+                 found 0",
+            ),
+            (
+                "rope_scaling",
+                json!({"type": "yarn", "factor": 4.0, "truncate": false}),
+                &format!("`rope_scaling.truncate`: false {other} true"),
+            ),
+        ],
+    );
+}
+
 /// Kinds of rope that are known.
-const KINDS: &str = "default, linear, llama3 or longrope";
+const KINDS: &str = "default, linear, llama3, longrope or yarn";
 
 #[test]
 fn configurations_of_turns() {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use gridmill::convert::{Options, convert, form, import};
-use gridmill::file::Source;
+use gridmill::file::{Metadata, Source};
 use gridmill::quant::flute::Packing;
 use gridmill::quant::presets;
 use gridmill::run::{self, Device, Session};
@@ -101,6 +101,26 @@ pub(crate) fn logits(source: &Source) -> Vec<f32> {
     session.feed(0, &tokens).expect("room").to_vec()
 }
 
+/// What `make.py` gives to the models with YaRN, as older and newer configurations have it.
+fn yarns() -> [Json; 3] {
+    [
+        json!({
+            "rope_theta": null, "rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 16.0, "beta_fast": 4.0,
+                "beta_slow": 0.5, "mscale": 1.0, "mscale_all_dim": 0.5,
+                "original_max_position_embeddings": 128,
+            },
+        }),
+        json!({"rope_scaling": {
+            "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        }}),
+        json!({"max_position_embeddings": 512, "original_max_position_embeddings": 32,
+            "rope_scaling": {
+                "rope_type": "yarn", "factor": 8.0, "attention_factor": 1.5, "truncate": true,
+        }}),
+    ]
+}
+
 /// Tensors, numbers and tokenizer are those of the GGUF file that the folder was made from, which
 /// `transformers` agrees with (`models.rs`).
 #[test]
@@ -114,6 +134,7 @@ fn plain_folders_are_their_gguf_files() {
         "rope_theta": null,
     });
     let none = json!({"rope_scaling": null});
+    let [yarn2, yarn3, loud] = yarns();
     let [gemma, capped, whole] = gemmas();
     for (name, class, more) in [
         ("llama", "LlamaForCausalLM", &none),
@@ -122,6 +143,9 @@ fn plain_folders_are_their_gguf_files() {
         ("mistral", "MistralForCausalLM", &linear),
         ("qwen2", "Qwen2ForCausalLM", &none),
         ("qwen3", "Qwen3ForCausalLM", &none),
+        ("qwen2-yarn", "Qwen2ForCausalLM", &yarn2),
+        ("qwen3-yarn", "Qwen3ForCausalLM", &yarn3),
+        ("llama-yarn", "LlamaForCausalLM", &loud),
         ("gemma3", "Gemma3ForCausalLM", &gemma),
         ("gemma3-softcap", "Gemma3ForCausalLM", &capped),
         ("gemma3-softcap", "Gemma3ForConditionalGeneration", &whole),
@@ -163,15 +187,19 @@ fn plain_folders_are_their_gguf_files() {
             assert_eq!((&ours.info.shape, ours.info.kind), (&theirs.info.shape, theirs.info.kind));
             assert!(*found.raw_bytes(&ours) == *expected.raw_bytes(&theirs), "{place}");
         }
-        // The name is the folder's, and a key that is left out has a default.
-        let others = ["general.name", "general.file_type", "tokenizer.ggml.merges"];
-        let defaults = ["rope.dimension_count", "key_length", "value_length", "sliding_window"];
-        for (key, value) in expected.metadata().iter().filter(|(key, _)| !others.contains(key)) {
-            let found = found.metadata().get(key);
-            let is_absent = found.is_none() && defaults.iter().any(|end| key.ends_with(end));
-            assert!(found == Some(value) || is_absent, "{name}: {key} is {found:?}, not {value:?}");
-        }
+        same_keys(name, found.metadata(), expected.metadata());
         assert_eq!(logits(&found), logits(&expected), "{name}");
+    }
+}
+
+/// The name is the folder's, and a key that is left out has a default.
+fn same_keys(name: &str, found: &Metadata, expected: &Metadata) {
+    let others = ["general.name", "general.file_type", "tokenizer.ggml.merges"];
+    let defaults = ["rope.dimension_count", "key_length", "value_length", "sliding_window"];
+    for (key, value) in expected.iter().filter(|(key, _)| !others.contains(key)) {
+        let found = found.get(key);
+        let is_absent = found.is_none() && defaults.iter().any(|end| key.ends_with(end));
+        assert!(found == Some(value) || is_absent, "{name}: {key} is {found:?}, not {value:?}");
     }
 }
 
@@ -543,9 +571,9 @@ fn wrong_configurations() {
                  4294967295, found \"four\"",
             ),
             (
-                |folder| folder.config["rope_scaling"] = json!({"type": "yarn", "factor": 2.0}),
-                "/config.json: `rope_scaling`: rope type `yarn` is not supported, expected \
-                 default, linear, llama3 or longrope",
+                |folder| folder.config["rope_scaling"] = json!({"type": "dynamic", "factor": 2.0}),
+                "/config.json: `rope_scaling`: rope type `dynamic` is not supported, expected \
+                 default, linear, llama3, longrope or yarn",
             ),
             (
                 |folder| folder.tokenizer["model"]["byte_fallback"] = json!(true),

@@ -17,19 +17,22 @@ use gridmill::types::raw::RawType;
 use crate::scratch::Scratch;
 
 /// Every model of the folder; a test holds the list against it.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 17] = [
     "gemma3",
     "gemma3-softcap",
     "llama",
     "llama-bias",
     "llama-rope3",
+    "llama-yarn",
     "mistral",
     "phi3",
     "phi3-long",
     "phi3-partial",
     "phi3-short",
     "qwen2",
+    "qwen2-yarn",
     "qwen3",
+    "qwen3-yarn",
     "qwen3moe",
     "smollm3",
 ];
@@ -335,6 +338,12 @@ fn every_number_counts() {
         ("phi3-short", ("phi3.rope.scaling.original_context_length", Some(Value::U32(39)))),
         ("phi3-partial", ("phi3.rope.dimension_count", Some(Value::U32(16)))),
         ("smollm3", float("smollm3.rope.freq_base", 10_000.0)),
+        ("qwen3-yarn", float("qwen3.rope.scaling.factor", 2.0)),
+        ("qwen3-yarn", ("qwen3.rope.scaling.original_context_length", Some(Value::U32(32)))),
+        ("qwen3-yarn", ("qwen3.rope.scaling.type", Some(Value::String("none".to_string())))),
+        ("llama-yarn", ("llama.rope.scaling.attn_factor", None)),
+        ("qwen2-yarn", ("qwen2.rope.scaling.yarn_beta_fast", None)),
+        ("qwen2-yarn", ("qwen2.rope.scaling.yarn_beta_slow", None)),
     ];
     for (name, (key, value)) in numbers {
         let mut parts = Parts::of(name);

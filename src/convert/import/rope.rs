@@ -7,6 +7,8 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::Value;
 use crate::model::Role;
+use crate::model::hparams::YARN;
+use crate::model::yarn::Yarn;
 
 /// How angles are scaled.
 pub(super) enum Rope {
@@ -29,6 +31,16 @@ pub(super) enum Rope {
         /// What turned values are multiplied by.
         amplitude: f64,
     },
+    /// The fast pairs not, the slow ones by a factor, by how often they turn in the context that
+    /// the model was first trained on.
+    Yarn {
+        factor: f64,
+        original: u32,
+        /// Turns, where they are said: many and few.
+        turns: [Option<f64>; 2],
+        /// What turned values are multiplied by beyond what the method has.
+        louder: f64,
+    },
 }
 
 /// As `config.json` has them.
@@ -49,7 +61,12 @@ impl Rope {
         if !scaling.is_object() {
             bail!("`{name}`: expected an object, found {scaling}");
         }
-        let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Json::as_str);
+        let kind = scaling.get("rope_type").or_else(|| scaling.get("type"));
+        let kind = match kind.filter(|kind| !kind.is_null()) {
+            Some(Json::String(kind)) => Some(kind.as_str()),
+            Some(other) => bail!("`{name}.rope_type`: expected a text, found {other}"),
+            None => None,
+        };
         let number = |key: &str| positive(name, key, scaling.get(key));
         match kind {
             None | Some("default") => Ok(Rope::Plain),
@@ -64,9 +81,10 @@ impl Rope {
                 Ok(Rope::Bands { factor: number("factor")?, low, high, original })
             }
             Some(kind) if LONG.contains(&kind) => Rope::long(config, name, scaling),
+            Some(kind) if kind == YARN => Rope::yarn(config, name, scaling),
             Some(kind) => bail!(
-                "`{name}`: rope type `{kind}` is not supported, expected default, linear, {BANDS} \
-                 or {}",
+                "`{name}`: rope type `{kind}` is not supported, expected default, linear, {BANDS}, \
+                 {} or {YARN}",
                 LONG[0]
             ),
         }
@@ -96,6 +114,39 @@ impl Rope {
         Ok(Rope::Long { short: list("short_factor")?, long: list("long_factor")?, amplitude })
     }
 
+    /// As `transformers` reads it; how much louder is given, or a ratio of two amplitudes, or that
+    /// of the method.
+    fn yarn(config: &Map<String, Json>, name: &str, scaling: &Json) -> Result<Rope> {
+        let own = |key: &str| scaling.get(key).filter(|value| !value.is_null());
+        let said = |key: &str| own(key).map(|value| positive(name, key, Some(value))).transpose();
+        if let Some(found) = own("truncate").filter(|found| **found != Json::Bool(true)) {
+            bail!("`{name}.truncate`: {found} is not supported, expected true");
+        }
+        let (key, longest) = ("original_max_position_embeddings", "max_position_embeddings");
+        // The top's is meant before RoPE's own.
+        let top = config.get(key).filter(|value| !value.is_null());
+        let said_original = top.or_else(|| own(key)).map(|value| (key, value));
+        let all = || find(config, longest).map(|value| (longest, value));
+        let Some((key, value)) = said_original.or_else(all) else {
+            bail!("`{name}.{key}` is missing, expected a number");
+        };
+        let whole = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let Some(original) = whole.filter(|&number| number > 0) else {
+            bail!("`{key}`: expected an integer from 1 to 4294967295, found {value}");
+        };
+        let factor = match said("factor")? {
+            Some(factor) => factor,
+            None => positive("", longest, find(config, longest))? / f64::from(original),
+        };
+        let usual = Yarn::amplitude(factor);
+        let scaled = |scale: f64| 1.0 + scale * (usual - 1.0);
+        let scales = said("mscale")?.zip(said("mscale_all_dim")?);
+        let of_scales = scales.map(|(of, over)| scaled(of) / scaled(over));
+        let amplitude = said("attention_factor")?.or(of_scales).unwrap_or(usual);
+        let turns = [said("beta_fast")?, said("beta_slow")?];
+        Ok(Rope::Yarn { factor, original, turns, louder: amplitude / usual })
+    }
+
     /// Keys below `rope.scaling`.
     pub(super) fn keys(&self) -> Vec<(&'static str, Value)> {
         match self {
@@ -105,6 +156,22 @@ impl Rope {
                 ("factor", Value::F32(*factor as f32)),
             ],
             Rope::Long { amplitude, .. } => vec![("attn_factor", Value::F32(*amplitude as f32))],
+            Rope::Yarn { factor, original, turns, louder } => {
+                let mut keys = vec![
+                    ("type", Value::String(YARN.to_string())),
+                    ("factor", Value::F32(*factor as f32)),
+                    ("original_context_length", Value::U32(*original)),
+                ];
+                let names = ["yarn_beta_fast", "yarn_beta_slow"].into_iter();
+                let said = names.zip(turns).filter_map(|(name, turns)| Some((name, (*turns)?)));
+                keys.extend(said.map(|(name, turns)| (name, Value::F32(turns as f32))));
+                // llama.cpp's converter writes another key, which llama.cpp reads in few
+                // architectures; this one it multiplies by in all.
+                if (louder - 1.0).abs() > 1e-6 {
+                    keys.push(("attn_factor", Value::F32(*louder as f32)));
+                }
+                keys
+            }
         }
     }
 
@@ -118,7 +185,7 @@ impl Rope {
         len: usize,
     ) -> Result<Vec<(Role, Vec<f32>)>> {
         match self {
-            Rope::Plain | Rope::Linear { .. } => Ok(Vec::new()),
+            Rope::Plain | Rope::Linear { .. } | Rope::Yarn { .. } => Ok(Vec::new()),
             Rope::Bands { factor, low, high, original } => {
                 let base = find(config, "rope_theta").and_then(Json::as_f64).unwrap_or(10_000.0);
                 let turns = |i: usize| {

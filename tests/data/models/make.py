@@ -13,7 +13,7 @@ A golden file is little-endian: u32 vocabulary, u32 number of sequences, then fo
 length, u32 tokens[length], f32 logits[length][vocabulary].
 
 The committed files were made with torch 2.15.0, transformers 5.23.0 (qwen3moe:
-5.24.0), gguf 0.19.0, numpy 2.4.6.
+5.24.0), gguf 0.19.0, numpy 2.4.6 (those with yarn: 2.3.5).
 Weights and tokens come from numpy's PCG64, seeded by model and tensor name: a second run gives the
 same GGUF files. Logits depend on the order of a library's sums and may differ in the last bits.
 """
@@ -103,6 +103,23 @@ MODELS = {
     "qwen3": ("qwen3", "Qwen3", LLAMA | dict(
         intermediate_size=96, head_dim=32, tie_word_embeddings=False,
         rope_parameters=rope(1000000.0))),
+    # YaRN from 64 tokens to 256: one pair stays, eleven are slowed down, four are in between.
+    "qwen3-yarn": ("qwen3", "Qwen3", LLAMA | dict(
+        hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=32, tie_word_embeddings=True, rope_parameters=rope(
+            10000.0, "yarn", factor=4.0, original_max_position_embeddings=64))),
+    # The same with neighbours as pairs, and an amplitude that the configuration says.
+    "llama-yarn": ("llama", "Llama", LLAMA | dict(
+        hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=32, tie_word_embeddings=True, rope_parameters=rope(
+            10000.0, "yarn", factor=8.0, original_max_position_embeddings=32,
+            attention_factor=1.5))),
+    # Other bounds, which llama.cpp does not read in this architecture.
+    "qwen2-yarn": ("qwen2", "Qwen2", LLAMA | dict(
+        hidden_size=64, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1,
+        tie_word_embeddings=True, rope_parameters=rope(
+            10000.0, "yarn", factor=16.0, original_max_position_embeddings=128, beta_fast=4.0,
+            beta_slow=0.5, mscale=1.0, mscale_all_dim=0.5))),
     # Three of six experts for each token; no layer has the width between them.
     "qwen3moe": ("qwen3moe", "Qwen3Moe", LLAMA | dict(
         intermediate_size=96, moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3,
@@ -264,6 +281,8 @@ def write_keys(out, name):
     if wide["rope_type"] == "linear":
         out.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         out.add_rope_scaling_factor(wide["factor"])
+    if wide["rope_type"] == "yarn":
+        write_yarn(out, wide)
     out.add_rope_freq_base(wide["rope_theta"])
     local = ropes.get("sliding_attention", {}).get("rope_theta", 10000.0)
     if local != 10000.0:
@@ -289,6 +308,24 @@ def write_keys(out, name):
             scale = numbers["max_position_embeddings"] / first
             out.add_rope_scaling_orig_ctx_len(first)
             out.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(first)))
+
+
+def write_yarn(out, rope):
+    """llama.cpp multiplies by `attn_factor` what turned values are multiplied by already."""
+    factor = rope["factor"]
+    out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    out.add_rope_scaling_factor(factor)
+    out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if "beta_fast" in rope:
+        out.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        out.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    usual = 1 + 0.1 * math.log(factor)
+    louder = rope.get("attention_factor", usual) / usual
+    if "mscale" in rope:
+        of, over = (1 + 0.1 * rope[key] * math.log(factor) for key in ("mscale", "mscale_all_dim"))
+        louder = of / over / usual
+    if louder != 1:
+        out.add_rope_scaling_attn_factors(louder)
 
 
 def write_tokenizer(out):
