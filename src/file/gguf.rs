@@ -254,7 +254,9 @@ fn tensor_infos(
         if !seen.insert(name) {
             bail!("tensor `{name}` occurs twice");
         }
-        tensors.push(tensor_info(cursor, name, types).at(format_args!("tensor `{name}`"))?);
+        let has_next = index + 1 < count;
+        let info = tensor_info(cursor, name, types, has_next);
+        tensors.push(info.at(format_args!("tensor `{name}`"))?);
     }
     Ok(tensors)
 }
@@ -263,6 +265,7 @@ fn tensor_info(
     cursor: &mut Cursor,
     name: &str,
     types: &[&'static dyn TensorType],
+    has_next: bool,
 ) -> Result<TensorInfo> {
     let dimensions = cursor.u32()?;
     if dimensions > limits::DIMENSIONS_MAX {
@@ -272,12 +275,24 @@ fn tensor_info(
     let number = cursor.u32()?;
     let offset = cursor.u64()?;
     let Some(kind) = raw::find(number, types) else {
-        // What it takes in the file only its type could tell.
-        let error = Error::new(format!("unknown type number {number}, of shape {shape:?}"));
-        return Err(error.with_hint(raw::explain_unknown(number)));
+        // What it takes in the file its type could tell, or where the next one begins.
+        let next = if has_next { next_offset(cursor) } else { None };
+        let room = next.and_then(|next| next.checked_sub(offset));
+        let room = room.map(|bytes| format!(", in {bytes} bytes")).unwrap_or_default();
+        let message = format!("unknown type number {number}, of shape {shape:?}{room}");
+        return Err(Error::new(message).with_hint(raw::explain_unknown(number)));
     };
     let bytes = tensor_bytes(&shape, kind)?;
     Ok(TensorInfo { name: name.to_string(), shape, kind, offset, bytes })
+}
+
+/// Where the next tensor begins, if there is a record of it.
+fn next_offset(cursor: &mut Cursor) -> Option<u64> {
+    cursor.string(limits::STRING_BYTES_MAX).ok()?;
+    let dimensions = cursor.u32().ok().filter(|&count| count <= limits::DIMENSIONS_MAX)?;
+    (0..dimensions).try_for_each(|_| cursor.u64().ok().map(drop))?;
+    cursor.u32().ok()?;
+    cursor.u64().ok()
 }
 
 /// Bytes of a tensor's data, after every check on its shape.
@@ -305,16 +320,21 @@ pub(super) fn tensor_bytes(shape: &[u64], kind: RawType) -> Result<u64> {
 /// The data must be one run: every tensor at the padded end of the one before, all in the file.
 fn check_data(tensors: &[TensorInfo], alignment: u64, start: u64, file_bytes: u64) -> Result<()> {
     let mut expected = 0u64;
-    for TensorInfo { name, offset, bytes, kind, .. } in tensors {
+    let mut before: Option<&TensorInfo> = None;
+    for info in tensors {
+        let TensorInfo { name, offset, bytes, .. } = info;
         if *offset != expected {
             let message =
                 format!("tensor `{name}` starts at byte {offset} of the data, expected {expected}");
-            return Err(Error::new(message).with_hint(format!(
-                "the tensor before it may have been written by a fork with another layout for the \
-                 same type number (this one is {})",
+            let error = Error::new(message);
+            let Some(TensorInfo { name, kind, .. }) = before else { return Err(error) };
+            return Err(error.with_hint(format!(
+                "tensor `{name}` before it may have been written by a fork with another layout \
+                 for its type number (here that is {})",
                 kind.name
             )));
         }
+        before = Some(info);
         let end = start.checked_add(expected).and_then(|at| at.checked_add(*bytes));
         let end =
             end.ok_or_else(|| Error::new(format!("tensor `{name}` ends beyond 2^64 bytes")))?;

@@ -183,10 +183,10 @@ fn tensors() {
         &Raw::head(2, 0).tensor("x", &[1], 0, 0).tensor("x", &[1], 0, 32).data(64),
         "tensor `x` occurs twice",
     );
-    let fork = "the tensor before it may have been written by a fork with another layout for the \
-                same type number (this one is F32)";
+    let fork = "tensor `x` before it may have been written by a fork with another layout for its \
+                type number (here that is F16)";
     check_hint(
-        &Raw::head(2, 0).tensor("x", &[1], 0, 0).tensor("y", &[1], 0, 64).data(128),
+        &Raw::head(2, 0).tensor("x", &[1], 1, 0).tensor("y", &[1], 0, 64).data(128),
         "tensor `y` starts at byte 64 of the data, expected 32",
         Some(fork),
     );
@@ -202,6 +202,13 @@ fn unknown_type_numbers() {
         assert_eq!(error.to_string(), expected);
         error.hint().expect("advice").to_string()
     };
+    // The next one tells how many bytes it has.
+    let two = |next| {
+        let raw = Raw::head(2, 0).tensor("x", &[32, 3], 99, 0).tensor("y", &[1], 0, next).data(256);
+        Gguf::parse(&raw.0).expect_err("an unknown type").to_string()
+    };
+    let expected = "tensor `x`: unknown type number 99, of shape [32, 3]";
+    assert_eq!(two(160), format!("{expected}, in 160 bytes"));
     assert!(error(4).starts_with("number 4 was Q4_2 and has been removed"), "{}", error(4));
     assert!(error(31).starts_with("number 31 was Q4_0_4_4"), "{}", error(31));
     assert!(error(43).starts_with("the highest number known here is 42"), "{}", error(43));
