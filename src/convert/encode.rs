@@ -20,7 +20,8 @@ use crate::quant::second_order::Rounding;
 use crate::run::walk::original;
 use crate::transform;
 use crate::types::{
-    Basis, ColumnPlanes, Higgs, Resq, Rows, Tensor, grid, norm_bytes, of_shape, resq,
+    Basis, ColumnPlanes, Higgs, Kernel, PRIVATE_IDS, Resq, Rows, Tensor, grid, norm_bytes,
+    of_shape, resq,
 };
 
 /// Descents after a second-order rounding; more gain next to nothing (`benches/results/`).
@@ -122,10 +123,11 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
         error: 0.0,
         output_error: None,
     };
+    tensor.codes.prepare();
     if same_form(tensor, item, &signs, &encoded.table) {
+        check_finite(tensor)?;
         return Ok(kept(tensor));
     }
-    tensor.codes.prepare();
     let is_fed = grid(item.kind).is_some() || item.points.is_some() || item.loud.is_some();
     let (mut errors, mut has_feedback) = (Errors::default(), false);
     for matrix in 0..item.matrices {
@@ -151,8 +153,6 @@ pub(super) fn encode(tensor: &Tensor, item: &Item, feedbacks: &mut Feedbacks) ->
     Ok(encoded)
 }
 
-/// How rows of a tensor are coded.
-pub(super) struct Code<'a> {
 /// The rows that are coded with the moments of one matrix. Blocks of rows that share codes are
 /// counted from the first row of a tensor, so a matrix may end within one: the block is its own.
 fn rows_of(item: &Item, matrix: usize) -> Range<usize> {
@@ -161,6 +161,8 @@ fn rows_of(item: &Item, matrix: usize) -> Range<usize> {
     whole(matrix * rows)..whole((matrix + 1) * rows)
 }
 
+/// How rows of a tensor are coded.
+pub(super) struct Code<'a> {
     item: &'a Item,
     feedback: Option<&'a Feedback>,
     /// The same for a type of two parts.
@@ -304,6 +306,17 @@ fn kept(tensor: &Tensor) -> Encoded {
         error: 0.0,
         output_error: None,
     }
+}
+
+/// Fails if a plain float is none; codes that stay are not looked at.
+fn check_finite(tensor: &Tensor) -> Result<()> {
+    if tensor.kind.kernel() != Kernel::Float || tensor.kind.id() >= PRIVATE_IDS {
+        return Ok(());
+    }
+    (0..tensor.rows).into_par_iter().try_for_each_init(Vec::new, |values, row| {
+        values.resize(tensor.cols, 0.0);
+        original(tensor, row..row + 1, values)
+    })
 }
 
 /// Whether coding the tensor again would give what it has.

@@ -517,7 +517,7 @@ fn wrong_tensors() {
                 |folder| {
                     folder.tensor("model.layers.0.self_attn.q_proj.scales").name = "x".to_string()
                 },
-                ": tensor `{Q}.weight`: expected type F32, F16 or BF16, found I16",
+                ": tensor `{Q}.weight`: expected floats, found I16",
             ),
             (
                 |folder| {

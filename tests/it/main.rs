@@ -12,6 +12,7 @@ mod experts;
 mod export;
 mod fine_tune;
 mod folder;
+mod folder_values;
 mod folders;
 mod formats;
 mod fused;

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::model::arch::FolderWords;
 use crate::types::Bytes;
 
+const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -27,16 +28,22 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Folder> {
-        let Some(config) = json(path, "config.json")? else {
-            let message = format!("{}: the folder has no config.json", path.display());
+        let place = |name| path.join(name).display().to_string();
+        let Some(config) = json(path, CONFIG).at(place(CONFIG))? else {
+            let message = format!("{}: the folder has no {CONFIG}", path.display());
             return Err(Error::new(message)
                 .with_hint("expected a GGUF file, or a folder as Hugging Face has them"));
         };
-        let index = json(path, INDEX)?.map(|index| shard_names(&index)).transpose();
-        let names = index.at(path.join(INDEX).display())?.unwrap_or_else(|| vec![SINGLE.into()]);
+        let index = json(path, INDEX).and_then(|index| index.as_ref().map(shard_names).transpose());
+        let names = index.at(place(INDEX))?.unwrap_or_else(|| vec![SINGLE.into()]);
         if names == [SINGLE] && !path.join(SINGLE).exists() {
             let message = format!("{}: the folder has no {SINGLE} and no {INDEX}", path.display());
             return Err(Error::new(message).with_hint("weights in other formats are not read"));
+        }
+        if let Some(name) = names.iter().find(|name| !path.join(name).exists()) {
+            let message =
+                format!("{}: the folder has no {name}, which {INDEX} names", path.display());
+            return Err(Error::new(message).with_hint("the download may be incomplete"));
         }
         let files = names.iter().map(|name| Safetensors::open(&path.join(name)));
         let files = files.collect::<Result<Vec<Safetensors>>>()?;
@@ -75,17 +82,17 @@ impl Folder {
 
     /// A JSON file of the folder, if it is there.
     pub(super) fn json(&self, name: &str) -> Result<Option<Map<String, Value>>> {
-        json(&self.path, name)
+        json(&self.path, name).at(name)
     }
 
     /// A text file of the folder, if it is there.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>> {
-        text(&self.path, name)
+        text(&self.path, name).at(name)
     }
 
     /// A file of the folder, if it is there.
     pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        bytes(&self.path, name)
+        bytes(&self.path, name).at(name)
     }
 
     /// A tensor and its bytes.
@@ -127,13 +134,12 @@ fn shard_names(index: &Map<String, Value>) -> Result<Vec<String>> {
 fn json(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
     let Some(text) = text(folder, name)? else { return Ok(None) };
     let value = serde_json::from_str(&text).map_err(|error| Error::new(error.to_string()));
-    Ok(Some(value.at(folder.join(name).display())?))
+    value.map(Some)
 }
 
 fn text(folder: &Path, name: &str) -> Result<Option<String>> {
     let Some(bytes) = bytes(folder, name)? else { return Ok(None) };
-    let text = String::from_utf8(bytes).map_err(|error| Error::new(error.to_string()));
-    text.at(folder.join(name).display()).map(Some)
+    String::from_utf8(bytes).map(Some).map_err(|error| Error::new(error.to_string()))
 }
 
 fn bytes(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
@@ -141,10 +147,10 @@ fn bytes(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = fs::metadata(&path).at(path.display())?.len();
+    let bytes = fs::metadata(&path)?.len();
     if bytes > limits::FOLDER_JSON_BYTES_MAX {
         let max = limits::FOLDER_JSON_BYTES_MAX;
-        bail!("{}: the file has {bytes} bytes, expected at most {max}", path.display());
+        bail!("the file has {bytes} bytes, expected at most {max}");
     }
-    Ok(Some(fs::read(&path).at(path.display())?))
+    Ok(Some(fs::read(&path)?))
 }

@@ -5,11 +5,13 @@
 //! order is made when it is read, so that a model does not have to fit in memory.
 
 mod config;
+mod floats;
 mod folder;
 mod higgs;
 mod metadata;
 mod quantised;
 mod rope;
+mod sampling;
 mod sentencepiece;
 pub(super) mod tensors;
 mod tokenizer;

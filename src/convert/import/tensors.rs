@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::config;
+use super::floats;
 use super::folder::Folder;
 use super::metadata;
 use super::quantised::Quantised;
@@ -215,9 +216,8 @@ impl Order {
 /// A tensor as it lies in the file.
 fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64]) -> Result<Tensor> {
     let Entry { dtype, shape, .. } = entry;
-    let kind = match &**dtype {
-        "F32" | "F16" | "BF16" => types::by_name(dtype).expect("plain floats are always there"),
-        _ => bail!("tensor `{other}`: expected type F32, F16 or BF16, found {dtype}"),
+    let Some((kind, codes)) = floats::held(dtype, bytes) else {
+        bail!("tensor `{other}`: expected floats, found {dtype}");
     };
     if shape != expected || shape.contains(&0) {
         bail!("tensor `{other}`: expected shape {expected:?}, found {shape:?} (outputs first)");
@@ -236,7 +236,7 @@ fn stock(name: &str, other: &str, entry: &Entry, bytes: Bytes, expected: &[u64])
         first: 0,
         basis: Basis::Original,
         group: 0,
-        codes: bytes,
+        codes,
         norms: Bytes::empty(),
         table: Bytes::empty(),
         signs: Bytes::empty(),

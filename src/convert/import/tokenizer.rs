@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::folder::Folder;
-use super::sentencepiece;
 use super::tokens::{Added, Tokens};
+use super::{sampling, sentencepiece};
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Array, Metadata, Value};
@@ -78,6 +78,7 @@ pub(super) fn add(folder: &Folder, rows: usize, metadata: &mut Metadata) -> Resu
         generation: folder.json("generation_config.json")?.unwrap_or_default(),
         model: &folder.config,
     };
+    sampling::add(&said.generation, metadata).at("generation_config.json")?;
     if let Some(template) = chat_template(folder, &said.config)? {
         metadata.set("tokenizer.chat_template", Value::String(template));
     }

@@ -58,6 +58,11 @@ impl Tokens {
         let Some(place) = self.texts.get_mut(id as usize) else {
             bail!("token `{text}` has id {id}, but the embedding has {rows} rows");
         };
+        if self.kinds[id as usize] != UNUSED {
+            // In one order, whichever of them came first.
+            let (first, second) = if **place < *text { (&**place, text) } else { (text, &**place) };
+            bail!("tokens `{first}` and `{second}` have one id, {id}");
+        }
         *place = text.to_string();
         self.kinds[id as usize] = NORMAL;
         Ok(())
