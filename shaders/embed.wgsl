@@ -57,6 +57,7 @@ fn embed(
     sync();
     turn(t, thread);
     for (var i = thread; i < SEGMENT; i += THREADS) {
-        out[t * OUT_STRIDE + OUT_OFFSET + i] = turned(t, i) * sign_of(i) * SCALE;
+        let at = t * OUT_STRIDE + OUT_OFFSET + source_of(i);
+        out[at] = turned(t, i) * sign_of(i) * SCALE;
     }
 }

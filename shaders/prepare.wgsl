@@ -24,8 +24,8 @@ fn prepare(
     begin_line(t * WIDTH + first);
     let factor = norm_factor(row, thread);
     for (var i = thread; i < SEGMENT; i += THREADS) {
-        let c = first + i;
-        put_line(t, i, normed(input_value(row, c), c, factor) * sign_of(c));
+        let c = source_of(first + i);
+        put_line(t, i, normed(input_value(row, c), c, factor) * sign_of(first + i));
     }
     sync();
     turn(t, thread);

@@ -3,7 +3,7 @@
 // the plain stages, so the bits are too.
 const BLOCK = 64u;
 
-fn turn(t: u32, thread: u32) {
+fn sylvester(t: u32, thread: u32) {
     var half = 1u;
     for (; half * 8u <= BLOCK; half *= 8u) {
         for (var k = thread; k < SEGMENT / 8u; k += THREADS) {

@@ -2,11 +2,16 @@
 // is asked for: there is no second line to write to.
 // import signs
 // import sylvester
+// import in_order
 const ORDER = 36u;
 const TURN_SCALE = 0.125;
 
 // A bit per place, row after row, set where the matrix has +1; transposed for the way back.
 @group(0) @binding(0) var<storage, read> paley: array<u32>;
+
+fn turn(t: u32, thread: u32) {
+    sylvester(t, thread);
+}
 
 fn turned(t: u32, i: u32) -> f32 {
     let k = i / BLOCK;

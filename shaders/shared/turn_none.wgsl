@@ -1,4 +1,6 @@
-fn sign_of(c: u32) -> f32 {
+// import in_order
+
+fn sign_of(place: u32) -> f32 {
     return 1.0;
 }
 

@@ -6,6 +6,7 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod kv;
+mod levels;
 pub mod reference;
 pub mod split;
 

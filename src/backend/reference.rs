@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::levels::levels;
 use super::{Backend, Capacity, Values, check, kv, uses_cache};
 use crate::error::Result;
 use crate::plan::{
@@ -191,7 +192,17 @@ impl Reference {
             }
         }
         self.slots[out.0] = match self.plan.slots[out.0].format {
-            Format::Int8 { group } => quantise(&values, group),
+            Format::Int8 { group, coarse: 0 } => quantise(&values, group),
+            Format::Int8 { group, coarse } => {
+                let (mut codes, mut scales) = (vec![0; values.len()], Vec::new());
+                for (row, codes) in values.chunks_exact(width).zip(codes.chunks_exact_mut(width)) {
+                    let [low, high] = levels(row, coarse, codes);
+                    scales.extend(
+                        (0..width).step_by(group).map(|at| if at < coarse { low } else { high }),
+                    );
+                }
+                Values::Int8 { codes, scales }
+            }
             Format::F32 => Values::F32(values),
             Format::U32 => unreachable!("activations are not indices"),
         };

@@ -7,7 +7,7 @@ use super::{devices, print};
 use crate::backend::KvFormat;
 use crate::error::{Error, Result};
 use crate::file::{Source, cache};
-use crate::run::{Device, Options, Session};
+use crate::run::{Activations, Device, Options, Session};
 use crate::simd::Level;
 use crate::text::SamplerConfig;
 
@@ -33,6 +33,10 @@ pub(super) struct RunFlags {
     /// Tokens of context to reserve; up to 4096 of the model's own
     #[arg(long)]
     ctx: Option<NonZeroUsize>,
+    /// How inputs of weights of small integers are rounded: int8, or paper (4 bits, and 8 for loud
+    /// inputs, to see what the setting of a paper costs; on the CPU)
+    #[arg(long, value_name = "KIND", default_value = "int8", value_parser = activations)]
+    activations: Activations,
     /// How the cache of keys and values is stored: f32, f16, q8 (8 bits), q4 (4 bits after a
     /// Hadamard transform of each head), or resq4 (an eighth in 8 bits and the rest in 4, in a
     /// basis that `kv-basis` finds)
@@ -51,6 +55,7 @@ impl RunFlags {
             threads: self.threads.map_or(default.threads, usize::from),
             level: self.simd.unwrap_or(default.level),
             context: self.ctx.map(usize::from),
+            activations: self.activations,
             kv: self.kv_type,
             kv_basis: self.kv_basis.clone(),
             gpu_layers: self.gpu_layers.0,
@@ -180,6 +185,13 @@ fn kv_format(name: &str) -> Result<KvFormat> {
     let known = KvFormat::ALL.map(|(known, _)| known).join(", ");
     let unknown = || Error::new(format!("no cache type `{name}`, expected {known}"));
     found.map(|&(_, format)| format).ok_or_else(unknown)
+}
+
+fn activations(name: &str) -> Result<Activations> {
+    let found = Activations::ALL.iter().find(|(known, _)| *known == name);
+    let known = Activations::ALL.map(|(known, _)| known).join(", ");
+    let unknown = || Error::new(format!("no activations `{name}`, expected {known}"));
+    found.map(|&(_, kind)| kind).ok_or_else(unknown)
 }
 
 fn at_least_zero(text: &str) -> Result<f32, String> {

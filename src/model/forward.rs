@@ -378,13 +378,13 @@ fn of_experts(parts: &[Part]) -> Vec<ExpertPart> {
 fn activation_format(tensor: &Tensor) -> Format {
     match tensor.kind.kernel() {
         Kernel::Float => Format::F32,
-        Kernel::Int8 { .. } if tensor.group == 0 => Format::Int8 { group: STOCK_GROUP },
+        Kernel::Int8 { .. } if tensor.group == 0 => Format::Int8 { group: STOCK_GROUP, coarse: 0 },
         Kernel::Int8 { .. } => {
             // The parts of a row are as even as whole rows, whatever its norms cover.
             let is_parted = matches!(tensor.basis, Basis::Parted { .. });
             let len = if is_parted { tensor.cols } else { tensor.group };
             let group = 1 << len.trailing_zeros();
-            Format::Int8 { group: GRID_GROUP.min(group) }
+            Format::Int8 { group: GRID_GROUP.min(group), coarse: 0 }
         }
     }
 }

@@ -51,6 +51,9 @@ pub enum Format {
     Int8 {
         /// Values that share a scale.
         group: usize,
+        /// Values at the front of a row that have 16 levels; the parts of a row then have one scale
+        /// each. 0 for the usual rule.
+        coarse: usize,
     },
 }
 

@@ -213,14 +213,6 @@ impl Op {
         }
     }
 
-    /// Whether its transform parts rows: what only some backends run.
-    pub fn parts_rows(&self) -> bool {
-        let (Op::Embed { transform, .. } | Op::Prepare { transform, .. }) = self else {
-            return false;
-        };
-        transform.is_some_and(|transform| matches!(transform.basis, Basis::Parted { .. }))
-    }
-
     /// The slots that the op writes.
     pub fn writes(&self) -> Vec<Slot> {
         match self {

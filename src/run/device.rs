@@ -23,8 +23,8 @@ use crate::plan::Plan;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The first GPU that has room for the whole model, else the one that has room for most of its
-    /// layers; the CPU where there is none, or where the model has parted rows. A GPU that the
-    /// CPU plays is never taken: it is slower than the CPU itself.
+    /// layers; the CPU where there is none. A GPU that the CPU plays is never taken: it is slower
+    /// than the CPU itself.
     Auto,
     /// SIMD and threads.
     Cpu,
@@ -173,10 +173,6 @@ pub(super) fn open(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Re
     if capacity.context == 0 || capacity.sequences == 0 {
         bail!("context: expected at least one cell and one sequence, found none");
     }
-    #[cfg(feature = "gpu")]
-    if plan.ops.iter().any(|op| op.parts_rows()) && options.device.may_be_gpu() {
-        return with_parted_rows(plan, capacity, options);
-    }
     match options.device {
         #[cfg(feature = "gpu")]
         Device::Gpu(index) => {
@@ -222,21 +218,6 @@ fn without_gpu(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result
         #[cfg(feature = "gpu")]
         tuning: None,
     })
-}
-
-/// A model with parted rows, which no GPU runs yet: the CPU does, unless a GPU was asked for.
-#[cfg(feature = "gpu")]
-fn with_parted_rows(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result<Opened> {
-    let layers = match options.device {
-        Device::Gpu(_) => options.gpu_layers.unwrap_or(usize::MAX),
-        Device::Auto | Device::Cpu | Device::Reference => options.gpu_layers.unwrap_or(0),
-    };
-    if layers > 0 {
-        gpu::refuse(&plan, 0..plan.ops.len())?;
-    }
-    let mut opened = without_gpu(plan, capacity, options)?;
-    opened.notes.push("all layers run on the CPU: no GPU runs a model with parted rows yet".into());
-    Ok(opened)
 }
 
 /// The first GPU that holds everything, else the one that holds most.

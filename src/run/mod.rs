@@ -1,5 +1,6 @@
 //! Sessions, generation and scoring: everything between a loaded model and its user.
 
+pub mod activations;
 pub mod compare;
 pub mod device;
 pub mod generate;
@@ -17,5 +18,6 @@ mod tuning;
 pub mod verify;
 pub mod walk;
 
+pub use activations::Activations;
 pub use device::Device;
 pub use session::{Options, Session};

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::device::{self, Device, Opened};
-use super::kv_basis;
 #[cfg(feature = "gpu")]
 use super::tuning::Tuning;
+use super::{Activations, kv_basis};
 #[cfg(feature = "gpu")]
 use crate::backend::gpu;
 use crate::backend::{Backend, Capacity, KvFormat, kv};
@@ -39,6 +39,8 @@ pub struct Options {
     pub sequences: usize,
     /// Rows of the largest batch; what suits the device, if none.
     pub rows: Option<usize>,
+    /// How the inputs of weights of small integers are rounded.
+    pub activations: Activations,
     /// How the cache is stored.
     pub kv: KvFormat,
     /// The bases of a cache that wants some; where [`kv_basis::beside`] says, if none.
@@ -64,11 +66,13 @@ impl Options {
     /// The same for a GPU, where a batch fills more units.
     pub const GPU_ROWS: usize = 512;
 
-    /// Gives the caches of a model's plan the basis that their format wants.
+    /// Gives the activations of a model's plan their format, and its caches the basis that theirs
+    /// wants.
     ///
     /// # Errors
-    /// As [`kv_basis::fit`].
+    /// As [`Activations::fit`] and [`kv_basis::fit`].
     pub fn fit(&self, plan: &mut Plan, source: &Source) -> Result<()> {
+        self.activations.fit(plan)?;
         let file = self.kv_basis.clone().unwrap_or_else(|| kv_basis::beside(source.path()));
         kv_basis::fit(plan, self.kv, &file)
     }
@@ -88,6 +92,7 @@ impl Default for Options {
             context: None,
             sequences: 1,
             rows: None,
+            activations: Activations::Int8,
             kv: KvFormat::F16,
             kv_basis: None,
             gpu_layers: None,

@@ -141,6 +141,17 @@ pub fn forward_f64(basis: Basis, signs: &[i8], row: &mut [f64]) {
     turn(plain::steps(), basis, signs, row);
 }
 
+/// For each place of a parted row the input that comes there: the quiet ones, then the loud ones.
+pub fn parted_order(signs: &[i8]) -> impl Iterator<Item = usize> + '_ {
+    let quiet = (0..signs.len()).filter(|&i| !is_loud(signs[i]));
+    quiet.chain((0..signs.len()).filter(|&i| is_loud(signs[i])))
+}
+
+/// Values of a block of each of two parts: the largest power of two that divides the part.
+pub fn parted_blocks(low: usize, high: usize) -> [u32; 2] {
+    [low, high].map(|len| 1 << len.trailing_zeros())
+}
+
 /// The two steps of a transform, not normalised.
 #[derive(Clone, Copy)]
 struct Steps<T> {
@@ -172,9 +183,7 @@ const FAST: Steps<f32> = Steps { sylvester: fast::sylvester, kronecker: fast::kr
 fn turn<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [T]) {
     if let Basis::Parted { high } = basis {
         let signed = |i: usize| row[i] * T::of(f64::from(signs[i].signum()));
-        let low = (0..row.len()).filter(|&i| !is_loud(signs[i]));
-        let loud = (0..row.len()).filter(|&i| is_loud(signs[i]));
-        let parted: Vec<T> = low.chain(loud).map(signed).collect();
+        let parted: Vec<T> = parted_order(signs).map(signed).collect();
         row.copy_from_slice(&parted);
         turn_parts(steps, high, row);
         return;
@@ -206,8 +215,9 @@ fn turn_back<T: Number>(steps: Steps<T>, basis: Basis, signs: &[i8], row: &mut [
 /// Sylvester's matrix, which is its own inverse, on runs of each part.
 fn turn_parts<T: Number>(steps: Steps<T>, high: u32, row: &mut [T]) {
     let (low, high) = row.split_at_mut(row.len() - high as usize);
-    for part in [low, high] {
-        let basis = Basis::Hadamard { block: 1 << part.len().trailing_zeros() };
+    let blocks = parted_blocks(low.len(), high.len());
+    for (part, block) in [low, high].into_iter().zip(blocks) {
+        let basis = Basis::Hadamard { block };
         hadamard(steps, basis, false, part);
     }
 }

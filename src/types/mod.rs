@@ -157,6 +157,8 @@ pub enum Layout {
     /// One byte per pair of neighbours, an index into a table of 256 pairs; the scale of a group is
     /// its norm.
     Pairs,
+    /// A row's quiet values as pairs, then its loud ones as integers; each part has one norm.
+    Parted,
     /// Codes of points of `v` rows in one column, at most eight, each code `bits` and then
     /// `residual_bits` wide, the lowest bits first; the scale of a group is its norm.
     Points {

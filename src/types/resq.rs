@@ -7,8 +7,8 @@
 
 use super::higgs::{P1_N256, P2_N256};
 use super::{
-    Basis, Block, Bytes, Higgs, Int8Row, Kernel, PRIVATE_IDS, RawType, Role, Rows, SUB, Tensor,
-    TensorType, raw,
+    Basis, Block, Higgs, Int8Row, Kernel, Layout, PRIVATE_IDS, RawType, Role, Rows, SUB, Shader,
+    Tensor, TensorType, raw,
 };
 
 /// Loud inputs come in multiples of this, so that no group of an activation is of both parts.
@@ -150,7 +150,16 @@ impl TensorType for Resq {
     }
 
     fn kernel(&self) -> Kernel {
-        Kernel::Int8 { group: 0, mins: false }
+        Kernel::Int8 { group: UNIT, mins: false }
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Parted
+    }
+
+    fn shader(&self) -> Option<Shader> {
+        let text = include_str!("../../shaders/types/resq_p2_n256.wgsl");
+        Some(Shader { text, constants: &[], chunk: 32, table_words: 256 })
     }
 
     fn table(&self) -> Option<&'static [i8]> {
@@ -159,28 +168,6 @@ impl TensorType for Resq {
 
     fn can_encode(&self) -> bool {
         true
-    }
-
-    fn in_bytes(&self, tensor: &Tensor) -> Option<Tensor> {
-        let mut codes = vec![0; tensor.len()];
-        let mut norms = Vec::with_capacity(tensor.len() / UNIT * NORM);
-        let rows = codes.chunks_exact_mut(tensor.cols);
-        for ((low, high), codes) in self.split(&tensor.rows(0..tensor.rows)).zip(rows) {
-            let (low_codes, high_codes) = codes.split_at_mut(low.cols);
-            low_integers(&low, low_codes);
-            high_codes.copy_from_slice(bytemuck::cast_slice(high.codes));
-            norms.extend_from_slice(&low.norms.repeat(low.cols / UNIT));
-            norms.extend_from_slice(&high.norms.repeat(high.cols / UNIT));
-        }
-        let codes: Vec<u8> = codes.into_iter().map(i8::cast_unsigned).collect();
-        Some(Tensor {
-            kind: &P1_N256,
-            group: UNIT,
-            codes: Bytes::from(codes),
-            norms: Bytes::from(norms),
-            table: Bytes::empty(),
-            ..tensor.clone()
-        })
     }
 
     fn decode(&self, rows: &Rows, out: &mut [f32]) {
@@ -225,10 +212,4 @@ impl TensorType for Resq {
         part(&P2_N256, &low, low_values, low_scales);
         part(&P1_N256, &high, high_values, high_scales);
     }
-}
-
-/// The integers of the quiet part of a row.
-fn low_integers(low: &Rows, out: &mut [i8]) {
-    let mut scales = vec![0.0; low.cols / SUB];
-    P2_N256.unpack(low, &mut Int8Row { values: out, scales: &mut scales, mins: &mut [] });
 }

@@ -11,7 +11,9 @@ use gridmill::plan::{
 };
 use gridmill::simd::Level;
 use gridmill::transform;
-use gridmill::types::{Basis, Bytes, ColumnPlanes, Kernel, Tensor, TensorType, by_name, learned};
+use gridmill::types::{
+    Basis, Bytes, ColumnPlanes, Kernel, PRIVATE_IDS, Tensor, TensorType, by_name, learned,
+};
 
 use crate::kv;
 
@@ -45,7 +47,8 @@ pub(crate) fn tensor(
 ) -> Tensor {
     let mut random = Random((rows * 1000 + cols) as u64);
     let mut codes = vec![0; rows.div_ceil(kind.row_block()) * kind.row_bytes(cols).unwrap()];
-    let is_grid = matches!(kind.kernel(), Kernel::Int8 { group: 0, .. });
+    let is_int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
+    let is_grid = kind.id() >= PRIVATE_IDS && is_int8;
     let group = if is_grid { group } else { 0 };
     let mut norms = vec![0; (2 * rows * cols).checked_div(group).unwrap_or(0)];
     let shape = learned(kind);
@@ -151,7 +154,7 @@ struct Weights {
 fn slots(plan: &mut Plan, shape: Shape) -> Slots {
     let Shape { heads, kv_heads, head_len, group, .. } = shape;
     let int8 = matches!(by_name(shape.kind).unwrap().kernel(), Kernel::Int8 { .. });
-    let format = if int8 { Format::Int8 { group } } else { Format::F32 };
+    let format = if int8 { Format::Int8 { group, coarse: 0 } } else { Format::F32 };
     let mut slot = |name, extent, width, format| {
         plan.slots.push(SlotInfo { name, extent, width, format });
         Slot(plan.slots.len() - 1)

@@ -100,7 +100,7 @@ impl Build {
 fn plan(kind: &str, basis: Basis) -> Plan {
     let format = match by_name(kind).expect("a type").kernel() {
         Kernel::Float => Format::F32,
-        Kernel::Int8 { .. } => Format::Int8 { group: 32 },
+        Kernel::Int8 { .. } => Format::Int8 { group: 32, coarse: 0 },
     };
     let (rows, each) = (Extent::Tokens, Extent::Chosen(USED));
     let mut build = Build::new();

@@ -14,7 +14,7 @@ use gridmill::plan::{
 };
 use gridmill::run::verify::verify;
 use gridmill::run::{self, Session};
-use gridmill::types::{Basis, INT8_SHADER, Kernel, TYPES, TensorType, by_name};
+use gridmill::types::{Basis, INT8_SHADER, Kernel, Resq, TYPES, TensorType, by_name};
 
 use crate::cpu;
 use crate::formats;
@@ -52,7 +52,7 @@ impl Product {
         let is_float = self.kinds[0].kernel() == Kernel::Float;
         let activation = match is_float {
             true => Format::F32,
-            false => Format::Int8 { group: self.group.min(32) },
+            false => Format::Int8 { group: self.group.min(32), coarse: 0 },
         };
         let (tokens, logit_rows) = (Extent::Tokens, Extent::LogitRows);
         let slots = vec![
@@ -71,7 +71,14 @@ impl Product {
         for (kind, rows) in self.kinds.into_iter().zip(self.rows) {
             let mut tensor = cpu::tensor(kind, rows, self.cols, self.group);
             if self.basis != Basis::Original {
-                let signs = gridmill::transform::signs(7, self.cols);
+                let mut signs = gridmill::transform::signs(7, self.cols);
+                if let Basis::Parted { high } = self.basis {
+                    // Loud ones here and there, also the first and the last.
+                    let high = high as usize;
+                    let is_loud = |i: usize| (i + 1) * high / self.cols > i * high / self.cols;
+                    let loud: Vec<bool> = (0..self.cols).rev().map(is_loud).collect();
+                    gridmill::transform::mark(&mut signs, &loud);
+                }
                 tensor.basis = self.basis;
                 tensor.signs = bytemuck::cast_slice::<i8, u8>(&signs).to_vec().into();
             }
@@ -172,6 +179,30 @@ fn products_of_learned_points_match_the_reference() {
         let mask = Mask { binding_bytes_max: 32 << 10, ..Mask::NONE };
         check(&product, mask, "bindings of 32 KiB");
     }
+}
+
+/// Rows of two parts, in their basis: parts of equal and of other blocks, alone and beside another
+/// type, on every path, in pieces, and longer than workgroup memory.
+#[test]
+fn products_of_parted_rows_match_the_reference() {
+    let kind = by_name("RESQ_P2_N256").unwrap();
+    let product = |other, cols, rows| {
+        let (basis, group) = Resq::form(cols).unwrap();
+        Product { kinds: [kind, other], cols, rows, group, basis }
+    };
+    for (cols, other) in [(128, kind), (576, kind), (640, by_name("Q8_0").unwrap()), (1536, kind)] {
+        check(&product(other, cols, [100, 37]), Mask::NONE, "everything");
+    }
+    for (what, mask) in MASKS {
+        check(&product(by_name("HIGGS_P4_N256").unwrap(), 576, [130, 37]), mask, what);
+    }
+    let mask = Mask { binding_bytes_max: 32 << 10, ..Mask::NONE };
+    check(&product(kind, 576, [300, 100]), mask, "bindings of 32 KiB");
+    check(&product(kind, 14336, [40, 12]), Mask::NONE, "long rows");
+    // A loud part of any length: what other types may be given.
+    let (pairs, basis) = (by_name("HIGGS_P2_N256").unwrap(), Basis::Parted { high: 6 });
+    let product = Product { kinds: [pairs; 2], cols: 96, rows: [20, 12], group: 32, basis };
+    check(&product, Mask::NONE, "a short loud part");
 }
 
 #[test]

@@ -2,14 +2,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use gridmill::backend::cpu::Cpu;
+use gridmill::backend::reference::Reference;
+use gridmill::backend::{Backend, Capacity, KvFormat, Values};
 use gridmill::convert::export::{Keep, export};
 use gridmill::convert::{Options, Statistics, calibrate, convert};
 use gridmill::file::{Source, Value};
 use gridmill::model::Model;
+use gridmill::plan::{Batch, Extent, Format, Op, Plan};
 use gridmill::quant::parted::Parted;
 use gridmill::quant::{Feedback, Moments};
-use gridmill::run::{self, Device, Session};
+use gridmill::run::verify::verify;
+use gridmill::run::{self, Activations, Device, Session};
+use gridmill::simd::Level;
 use gridmill::types::raw::RawType;
 use gridmill::types::{Basis, Parts as RowParts, Resq, Rows, Tensor, TensorType, by_name, raw};
 use half::f16;
@@ -33,12 +40,6 @@ fn weight(rows: usize, cols: usize) -> Tensor {
     Tensor { basis: Resq::form(cols).unwrap().0, ..tensor(resq(), rows, cols, cols / 2) }
 }
 
-fn decoded(tensor: &Tensor) -> Vec<f32> {
-    let mut values = vec![0.0; tensor.len()];
-    tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
-    values
-}
-
 #[test]
 fn rows_are_parted_as_documented() {
     let page = include_str!("../../formats/resq.md");
@@ -58,23 +59,12 @@ fn rows_are_parted_as_documented() {
     }
 }
 
+/// Odd and even numbers of runs in each part, and the codes as they lie in the file.
 #[test]
 fn kernels_multiply_what_decode_says() {
-    for cols in [128, 576, 1536] {
-        check_products(resq(), 5, cols, cols / 2);
-    }
-}
-
-/// The form with a byte per weight, in which the CPU holds it, is the same weight.
-#[test]
-fn bytes_are_the_same_weights() {
-    for cols in [128, 576] {
-        let weight = weight(7, cols);
-        let bytes = resq().in_bytes(&weight).unwrap();
-        assert_eq!(bytes.basis, weight.basis);
-        let same =
-            decoded(&weight).iter().zip(decoded(&bytes)).all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same, "{cols}");
+    for (rows, cols) in [(5, 128), (37, 576), (5, 896), (5, 1536)] {
+        check_products(resq(), rows, cols, cols / 2);
+        assert!(resq().in_bytes(&weight(2, cols)).is_none(), "{cols}: no byte per weight");
     }
 }
 
@@ -327,18 +317,107 @@ fn bad_input_is_refused() {
     assert_eq!(raw::find(resq().id(), gridmill::types::TYPES), None, "no number in a file");
 }
 
-/// No shader parts rows yet: a GPU that is asked for refuses, and one that is not is not taken.
+/// The model on a GPU: what its prompts and its tokens make of it is what the reference makes.
 #[cfg(feature = "gpu")]
 #[test]
-fn gpus_leave_parted_rows_to_the_cpu() {
+fn models_run_on_a_gpu() {
+    if crate::gpu::device(gridmill::backend::gpu::device::Mask::NONE).is_none() {
+        return;
+    }
     let folder = Scratch::new();
     let (path, statistics) = model(&folder);
     let small = to_resq(&open(&path), &folder.join("resq.gguf"), &statistics);
-    let plan = Model::new(&small).unwrap().plan();
-    let error = gridmill::backend::gpu::refuse(&plan, 0..plan.ops.len()).unwrap_err();
-    let expected = "expected ops that a GPU runs, found `prepare`: the model has parted rows";
-    assert_eq!(error.to_string(), expected);
-    let options = run::Options { device: Device::Auto, ..run::Options::default() };
-    let session = Session::open(&small, &options).unwrap();
-    assert!(session.device().starts_with("cpu ("), "{}", session.device());
+    let logits = |device| {
+        let options = run::Options { device, context: Some(32), ..run::Options::default() };
+        let mut session = Session::open(&small, &options).unwrap();
+        let prompt: Vec<u32> = (0..19).map(|i| i * 37 % 128).collect();
+        let mut found = session.feed(0, &prompt).unwrap().to_vec();
+        found.extend(session.feed(0, &[5]).unwrap().to_vec());
+        found
+    };
+    let (found, expected) = (logits(Device::Gpu(0)), logits(Device::Reference));
+    let off = distance(&found, &expected);
+    assert!(off < BACKENDS, "off by {off}");
+}
+
+/// Activations as the paper has them: the integers of the CPU against the reference, which
+/// multiplies the floats that they stand for, op by op.
+#[test]
+fn coarse_activations_match_the_reference_op_by_op() {
+    let folder = Scratch::new();
+    let (path, statistics) = model(&folder);
+    let source = open(&path);
+    let resq = to_resq(&source, &folder.join("resq.gguf"), &statistics);
+    let plain = converted_to(&source, &folder.join("plain.gguf"), &statistics, "higgs4");
+    for (file, high) in [(&resq, 64), (&plain, 0)] {
+        let mut plan = Model::new(file).unwrap().plan();
+        Activations::Paper.fit(&mut plan).unwrap();
+        let plan = Arc::new(plan);
+        let kv = KvFormat::F32;
+        let capacity = Capacity { rows: 21, logit_rows: 21, sequences: 1, context: 32, kv };
+        let mut batch = Batch::default();
+        (0..21).for_each(|row| batch.push(row * 37 % 128, row, 0, true));
+        for level in Level::available() {
+            let mut reference = Reference::new(plan.clone(), capacity);
+            let mut cpu = Cpu::new(plan.clone(), capacity, 2, level).unwrap();
+            let found = verify(&mut reference, &mut cpu, &batch, &mut |_| ()).unwrap();
+            for difference in &found {
+                assert!(difference.is_fine(), "{level}: {difference:?}");
+            }
+            let products = found.iter().filter(|difference| difference.name == "mat_mul");
+            let noise = products.map(|difference| difference.error).fold(0.0, f64::max);
+            assert!(noise < 2e-6, "{level}: {noise}, expected the noise of floats");
+            check_levels(&plan, &mut cpu, high);
+        }
+    }
+}
+
+/// Every row of every coarse slot: sixteen levels and one scale, then 8 bits and one scale.
+fn check_levels(plan: &Plan, cpu: &mut Cpu, high: usize) {
+    let mut rows = 0;
+    for op in &plan.ops {
+        let Op::Prepare { out, .. } = op else { continue };
+        let slot = &plan.slots[out.0];
+        let Format::Int8 { group, coarse } = slot.format else { continue };
+        if slot.extent == Extent::LogitRows {
+            assert_eq!(coarse, 0, "the output matrix keeps its rule");
+            continue;
+        }
+        assert_eq!(coarse, slot.width - high, "{}", slot.name);
+        let Values::Int8 { codes, scales } = cpu.read(*out).unwrap() else { panic!("integers") };
+        let scales = scales.chunks_exact(slot.width / group);
+        for (codes, scales) in codes.chunks_exact(slot.width).zip(scales) {
+            let (low, loud) = codes.split_at(coarse);
+            let ends = (*low.iter().min().unwrap(), *low.iter().max().unwrap());
+            assert!(ends.1 - ends.0 <= 15 && ends.0 <= 0 && ends.1 >= 0, "levels {ends:?}");
+            assert!(ends.1 - ends.0 >= 14, "the range is used: {ends:?}");
+            let peak = loud.iter().map(|code| code.unsigned_abs()).max();
+            assert!(peak.is_none_or(|peak| peak == 127), "loud values reach {peak:?}");
+            let (low, loud) = scales.split_at(coarse / group);
+            for part in [low, loud] {
+                assert!(part.iter().all(|scale| *scale == part[0]), "one scale: {part:?}");
+            }
+            rows += 1;
+        }
+    }
+    assert!(rows > 0);
+}
+
+#[test]
+fn activations_by_name() {
+    let folder = Scratch::new();
+    let (path, _) = model(&folder);
+    fails(&["verify", text(&path), "--activations", "int4"], 2, "no activations `int4`");
+    let expected = "activations: expected weights of small integers, found none";
+    fails(&["verify", text(&path), "--activations", "paper"], 1, expected);
+    let coded = crate::models::model_path("llama.gguf");
+    let target = folder.join("coded.gguf");
+    succeeds(&["convert", text(&coded), text(&target), "--to", "higgs4"]);
+    let args = ["verify", text(&target), "--device", "cpu", "--activations", "paper"];
+    assert!(succeeds(&args).contains("every op agrees"));
+    #[cfg(feature = "gpu")]
+    if crate::gpu::device(gridmill::backend::gpu::device::Mask::NONE).is_some() {
+        let args = [&args[..2], &["--device", "0", "--activations", "paper"]].concat();
+        fails(&args, 1, "expected activations of 8 bits on a GPU, found some of 4");
+    }
 }

@@ -11,8 +11,13 @@ fn types() -> Vec<(&'static str, Shader)> {
     let own = TYPES.iter().filter_map(|kind| Some((kind.name(), kind.shader()?)));
     let learned = ["VPTQ_V8_K4096", "VPTQ_V6_K4096_R4096", "VPTQ_V16_K65536_R65536"];
     let learned = learned.map(|name| (name, by_name(name).and_then(|kind| kind.shader()).unwrap()));
-    own.chain([("int8", INT8_SHADER)]).chain(learned).collect()
+    let parted = ["RESQ_P2_N256"];
+    let parted = parted.map(|name| (name, by_name(name).and_then(|kind| kind.shader()).unwrap()));
+    own.chain([("int8", INT8_SHADER)]).chain(learned).chain(parted).collect()
 }
+
+/// Every way of turning a row.
+const TURNS: [&str; 4] = ["turn_none", "turn_hadamard", "turn_kronecker", "turn_parted"];
 
 /// A section of a matrix of 512 columns.
 fn section(shader: &Shader, bias: bool) -> Choices {
@@ -178,7 +183,7 @@ fn embeddings_of_every_type_are_valid() {
             check(&Recipe { kernel: "embed_float", choices, sections });
             continue;
         }
-        for turn in ["turn_none", "turn_hadamard", "turn_kronecker"] {
+        for turn in TURNS {
             let choices = Choices::default()
                 .import("line", shared("line_shared"))
                 .import("turn", shared(turn))
@@ -194,7 +199,7 @@ fn preparations_are_valid() {
     for input in ["input_rows", "input_gated", "input_splits"] {
         for gather in ["gather_all", "gather_rows"] {
             for norm in ["norm_none", "norm_rms"] {
-                for turn in ["turn_none", "turn_hadamard", "turn_kronecker"] {
+                for turn in TURNS {
                     for (store, line) in
                         [("store_f32", "line_storage"), ("store_int8", "line_shared")]
                     {

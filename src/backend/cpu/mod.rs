@@ -70,6 +70,8 @@ enum Memory {
 /// Codes as in `formats/activations.md`, rows padded for vectors; scales spread to runs of 16.
 struct Int8Memory {
     group: usize,
+    /// Values of 16 levels at the front of a row.
+    coarse: usize,
     codes: Cells<i8>,
     scales: Cells<f32>,
     sums: Cells<i32>,
@@ -319,8 +321,9 @@ impl Memory {
         match slot.format {
             Format::U32 => Memory::U32(Cells::new(rows * slot.width)),
             Format::F32 => Memory::F32(Cells::new(rows * slot.width)),
-            Format::Int8 { group } => Memory::Int8(Int8Memory {
+            Format::Int8 { group, coarse } => Memory::Int8(Int8Memory {
                 group,
+                coarse,
                 codes: Cells::new(rows * dot::codes_stride(slot.width)),
                 scales: Cells::new(rows * dot::subs_stride(slot.width)),
                 sums: Cells::new(rows * dot::subs_stride(slot.width)),
@@ -410,8 +413,11 @@ fn refuse(plan: &Plan, op: &Op) -> Result<()> {
         }
         Op::Prepare { out, .. } => {
             let slot = &plan.slots[out.0];
-            if let Format::Int8 { group } = slot.format
-                && (group == 0 || !group.is_multiple_of(SUB) || !slot.width.is_multiple_of(group))
+            let fits = |group: usize, len: usize| {
+                group != 0 && group.is_multiple_of(SUB) && len.is_multiple_of(group)
+            };
+            if let Format::Int8 { group, coarse } = slot.format
+                && !(fits(group, slot.width) && fits(group, coarse) && coarse <= slot.width)
             {
                 bail!(
                     "expected groups that are multiples of {SUB}, found {group} of {}",
@@ -440,7 +446,7 @@ fn refuse(plan: &Plan, op: &Op) -> Result<()> {
 fn refuse_matrix(plan: &Plan, input: Slot, weight: Weight) -> Result<()> {
     let (slot, weight) = (&plan.slots[input.0], &plan.weights[weight.0]);
     let group = match slot.format {
-        Format::Int8 { group } => Some(group),
+        Format::Int8 { group, .. } => Some(group),
         Format::F32 => None,
         Format::U32 => bail!("expected activations, found indices"),
     };

@@ -1,6 +1,7 @@
 //! The ops that go row by row.
 
 use super::{Memory, State, Worker, dot};
+use crate::backend::levels::levels;
 use crate::plan::{Activation, Input, Norm, Slot, Transform, Weight};
 use crate::simd::{Simd, WithSimd, gelu, silu, tanh};
 use crate::transform;
@@ -112,13 +113,17 @@ impl State {
                 }
                 Memory::Int8(memory) => {
                     let (codes, subs) = (dot::codes_stride(width), dot::subs_stride(width));
-                    self.level.dispatch(Quantise {
+                    let work = Quantise {
                         line,
                         group: memory.group,
                         codes: memory.codes.get_mut(row * codes..(row + 1) * codes),
                         scales: memory.scales.get_mut(row * subs..(row + 1) * subs),
                         sums: memory.sums.get_mut(row * subs..(row + 1) * subs),
-                    });
+                    };
+                    match memory.coarse {
+                        0 => self.level.dispatch(work),
+                        coarse => work.levels(coarse),
+                    }
                 }
                 Memory::U32(_) => panic!("activations are not indices"),
             }
@@ -274,6 +279,20 @@ struct Quantise<'a> {
     codes: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
+}
+
+impl Quantise<'_> {
+    /// In 16 levels up to `coarse`: to see what they cost, so as plainly as can be.
+    fn levels(self, coarse: usize) {
+        let width = self.line.len();
+        let [low, high] = levels(self.line, coarse, &mut self.codes[..width]);
+        let (low_scales, high_scales) = self.scales[..width / SUB].split_at_mut(coarse / SUB);
+        low_scales.fill(low);
+        high_scales.fill(high);
+        for (sum, codes) in self.sums.iter_mut().zip(self.codes[..width].chunks_exact(SUB)) {
+            *sum = codes.iter().map(|&code| i32::from(code)).sum();
+        }
+    }
 }
 
 impl WithSimd for Quantise<'_> {

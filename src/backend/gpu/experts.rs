@@ -98,7 +98,7 @@ fn piece(core: &Core, (input, chosen): (Slot, Slot), part: &ExpertPart, section:
         named("chosen", &core.places[chosen.0].buffer),
     ];
     let kernel = match (&from.scales, info.format) {
-        (Some(scales), Format::Int8 { group }) => {
+        (Some(scales), Format::Int8 { group, .. }) => {
             buffers.push(named("input_scales", scales));
             choices = choices.set("ACTIVATION_GROUP", group);
             "expert_mat_vec"

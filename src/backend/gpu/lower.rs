@@ -12,7 +12,7 @@ use super::{Core, attention, experts, mat_mul};
 use crate::backend::Capacity;
 use crate::error::Result;
 use crate::plan::{Activation, Extent, Format, Input, Norm, Op, Plan, Slot, SlotInfo, Transform};
-use crate::transform::Paley;
+use crate::transform::{Paley, parted_blocks, parted_order};
 use crate::types::Basis;
 
 /// The most rows that the kernels for few rows take.
@@ -182,7 +182,7 @@ impl Work {
 
 fn out_group(plan: &Plan, out: Slot) -> usize {
     match plan.slots[out.0].format {
-        Format::Int8 { group } => group,
+        Format::Int8 { group, .. } => group,
         Format::F32 | Format::U32 => 1,
     }
 }
@@ -193,13 +193,12 @@ fn line_fits(device: &Device, values: usize) -> bool {
 }
 
 /// Values of a row that a workgroup prepares: enough that its work is worth a workgroup, whole
-/// blocks and groups, the whole row for a Kronecker product.
+/// blocks and groups, the whole row for a Kronecker product or one of two parts.
 fn segment(width: usize, transform: Option<Transform>, group: usize) -> usize {
     let block = match transform.map(|transform| transform.basis) {
-        Some(Basis::Kronecker { .. }) => return width,
+        Some(Basis::Kronecker { .. } | Basis::Parted { .. }) => return width,
         Some(Basis::Hadamard { block }) => block as usize,
         Some(Basis::Original) | None => 4,
-        Some(Basis::Parted { .. }) => unreachable!("refused with the plan"),
     };
     // Both are powers of two times something that divides the row.
     let unit = lcm(block, group.max(4));
@@ -265,6 +264,11 @@ pub(super) fn upload(
         weights.add_vector(device, up, plan, vector)?;
     }
     for (transform, transposed) in transforms {
+        if let Basis::Parted { .. } = transform.basis {
+            let tensor = &plan.weights[transform.signs.0];
+            weights.add_made(device, up, order_name(transform), || order(&tensor.signs))?;
+            continue;
+        }
         weights.add_signs(device, up, plan, transform)?;
         if let Basis::Kronecker { order, .. } = transform.basis {
             weights
@@ -284,6 +288,19 @@ fn turns(frequencies: &[f32], amplitude: f32, context: usize) -> Vec<u8> {
     };
     let values: Vec<f32> = (0..context).flat_map(turn).collect();
     bytemuck::cast_slice(&values).to_vec()
+}
+
+fn order_name(transform: Transform) -> String {
+    format!("order {}", transform.signs.0)
+}
+
+/// For each place of a parted row the input that comes there, twice, and 1 if its sign is -1.
+fn order(signs: &[u8]) -> Vec<u8> {
+    let signs: &[i8] = bytemuck::cast_slice(signs);
+    let words: Vec<u32> = parted_order(signs)
+        .map(|at| 2 * u32::try_from(at).expect("rows are short") + u32::from(signs[at] < 0))
+        .collect();
+    bytemuck::cast_slice(&words).to_vec()
 }
 
 fn paley_name(order: u32, transposed: bool) -> String {
@@ -416,11 +433,27 @@ fn with_turn(
     buffers: &mut Vec<(String, wgpu::Buffer)>,
 ) -> Choices {
     let Some(transform) = transform else { return choices.import("turn", shared("turn_none")) };
-    buffers.push(named("signs", core.weights.signs(transform)));
+    match transform.basis {
+        Basis::Parted { .. } => {
+            buffers.push(named("order", core.weights.made(&order_name(transform))));
+        }
+        _ => buffers.push(named("signs", core.weights.signs(transform))),
+    }
     let scale = |width: u32| (1.0 / f64::from(width).sqrt()) as f32;
     match transform.basis {
         Basis::Original => choices.import("turn", shared("turn_none")),
-        Basis::Parted { .. } => unreachable!("refused with the plan"),
+        Basis::Parted { high } => {
+            let low = core.plan.weights[transform.signs.0].signs.len() - high as usize;
+            let [low_block, high_block] = parted_blocks(low, high as usize);
+            choices
+                .import("turn", shared("turn_parted"))
+                .set("LOW", low)
+                .set("BLOCK", low_block.min(high_block))
+                .set("LOW_BLOCK", low_block)
+                .set("HIGH_BLOCK", high_block)
+                .set("LOW_SCALE", scale(low_block))
+                .set("HIGH_SCALE", scale(high_block))
+        }
         Basis::Hadamard { block } => choices
             .import("turn", shared("turn_hadamard"))
             .set("BLOCK", block)
@@ -520,7 +553,7 @@ fn prepare(
     };
     let place = &core.places[out.0];
     choices = match (info.format, &place.scales) {
-        (Format::Int8 { group }, Some(scales)) => {
+        (Format::Int8 { group, .. }, Some(scales)) => {
             buffers.push(named("out_codes", &place.buffer));
             buffers.push(named("out_scales", scales));
             choices.import("store", shared("store_int8")).set("ACTIVATION_GROUP", group)

@@ -70,7 +70,7 @@ fn has_halves(core: &Core, input: Slot) -> bool {
 /// Int8 activations to halves.
 fn halves_step(core: &Core, input: Slot) -> Step {
     let (from, info) = (&core.places[input.0], &core.plan.slots[input.0]);
-    let Format::Int8 { group } = info.format else { unreachable!("floats have no halves") };
+    let Format::Int8 { group, .. } = info.format else { unreachable!("floats have no halves") };
     let choices = Choices::default().set("COLS", info.width).set("ACTIVATION_GROUP", group);
     let buffers = vec![
         named("input", &from.buffer),
@@ -142,7 +142,7 @@ fn common(
         .set("OUT_STRIDE", to.stride);
     let mut buffers = vec![named("out", &to.buffer), named("input", &from.buffer)];
     match (&from.scales, info.format) {
-        (Some(scales), Format::Int8 { group }) => {
+        (Some(scales), Format::Int8 { group, .. }) => {
             buffers.push(named("input_scales", scales));
             (choices.set("ACTIVATION_GROUP", group), buffers, false)
         }
@@ -190,7 +190,7 @@ pub(super) fn vec_step(
     let rows = if columns == 1 { variant.rows } else { ROWS_OF_COLUMNS };
     let (reduce, lanes) = reduce(core);
     let activation_group = match core.plan.slots[input.0].format {
-        Format::Int8 { group } => group,
+        Format::Int8 { group, .. } => group,
         Format::F32 | Format::U32 => 0,
     };
     let at_once = |section: &Section| section.rows_at_once(activation_group);

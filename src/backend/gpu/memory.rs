@@ -76,7 +76,7 @@ pub(super) fn places(device: &Device, plan: &Plan, capacity: Capacity) -> Vec<Pl
         let mut offset = 0;
         for slot in members {
             let scales = match info.format {
-                Format::Int8 { group } => {
+                Format::Int8 { group, .. } => {
                     Some(buffer(device, info.name, 4 * rows * stride / group))
                 }
                 Format::U32 | Format::F32 => None,

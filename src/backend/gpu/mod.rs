@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::{Backend, Capacity, Timing, Values, check, in_bytes, kv};
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Format, Op, Plan, Slot};
+use crate::plan::{Batch, Format, Op, Plan, Slot, SlotInfo};
 use device::{Device, Kernel};
 use lower::{Dispatch, Form};
 use memory::{Cache, Place};
@@ -120,28 +120,11 @@ pub fn needed_bytes(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> u64 {
     bytes.saturating_add(weights).saturating_add(slots.sum::<u64>())
 }
 
-/// Refuses ops that no shader does yet.
-///
-/// # Errors
-/// If there is one.
-pub fn refuse(plan: &Plan, ops: Range<usize>) -> Result<()> {
-    match plan.ops[ops].iter().find(|op| op.parts_rows()) {
-        None => Ok(()),
-        Some(op) => {
-            let message = format!(
-                "expected ops that a GPU runs, found `{}`: the model has parted rows",
-                op.name()
-            );
-            Err(Error::new(message).with_hint("--device cpu runs the model"))
-        }
-    }
-}
-
 impl Gpu {
     /// Reserves memory for some ops of a plan, uploads their weights and compiles their kernels.
     ///
     /// # Errors
-    /// If there are ops without a shader, heads have an odd width, the device has not enough
+    /// If heads have an odd width, the device has not enough
     /// memory, or is lost.
     pub fn new(
         device: Arc<Device>,
@@ -150,11 +133,15 @@ impl Gpu {
         ops: Range<usize>,
         options: Options,
     ) -> Result<Gpu> {
-        refuse(&plan, ops.clone())?;
         if let Some(info) = plan.caches.iter().find(|info| !info.head_len.is_multiple_of(8)) {
             let message =
                 format!("expected heads of a multiple of 8 values, found {}", info.head_len);
             return Err(Error::new(message).with_hint("--device cpu runs the model"));
+        }
+        let is_coarse = |slot: &SlotInfo| matches!(slot.format, Format::Int8 { coarse: 1.., .. });
+        if plan.slots.iter().any(is_coarse) {
+            let error = Error::new("expected activations of 8 bits on a GPU, found some of 4");
+            return Err(error.with_hint("--device cpu runs them"));
         }
         kv::check(&plan, capacity, ops.clone())?;
         let given = plan.clone();
@@ -342,7 +329,7 @@ impl Backend for Gpu {
                 let line = |row: &[f32]| row[place.offset..place.offset + width].to_vec();
                 Values::F32(all.chunks_exact(place.stride).flat_map(line).collect())
             }
-            Format::Int8 { group } => {
+            Format::Int8 { group, .. } => {
                 let codes = read(&place.buffer, rows * width)?;
                 let scales = place.scales.as_ref().expect("int8 slots have scales");
                 let scales = read(scales, 4 * rows * width / group)?;

@@ -36,8 +36,11 @@ impl WithSimd for MatVec<'_> {
         assert!(columns.scales.len() >= columns.count * subs, "padded scales");
         assert!(columns.sums.len() >= columns.count * subs, "padded sums");
         match self.weight.kind.layout() {
-            Layout::Pairs if runs::fits(self.weight, columns) => runs::rows(s, self),
-            Layout::Integers if runs::fits(self.weight, columns) => runs::rows(s, self),
+            Layout::Pairs | Layout::Parted | Layout::Integers
+                if runs::fits(self.weight, columns) =>
+            {
+                runs::rows(s, self);
+            }
             Layout::Points { .. } => points::rows(s, self),
             _ => unpacked_rows(s, self),
         }

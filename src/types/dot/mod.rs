@@ -157,7 +157,7 @@ impl Lookup {
     /// For a weight, and for any other with its type and its table.
     pub fn new(weight: &Tensor, level: Level) -> Lookup {
         let pairs = match weight.kind.layout() {
-            Layout::Pairs => {
+            Layout::Pairs | Layout::Parted => {
                 let table: &[i8] = bytemuck::cast_slice(&weight.table);
                 Some(Arc::new(PairTable::new(table, level)))
             }

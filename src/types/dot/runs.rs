@@ -1,9 +1,11 @@
-//! Few columns, weights that are integers, or one-byte codes of pairs, with a norm per group: read
-//! (or looked up) and multiplied without a store in between.
+//! Few columns, weights that are integers, or one-byte codes of pairs, with a norm per group, or
+//! first the one and then the other: read (or looked up) and multiplied without a store in between.
+
+use std::ops::Range;
 
 use crate::simd::{PairTable, Simd};
 
-use super::super::{Rows, SUB, Tensor};
+use super::super::{Layout, Resq, Rows, SUB, Tensor};
 use super::int8::MatVec;
 use super::{COLUMNS_MAX, Int8Columns, ROWS_MAX, codes_stride, subs_stride};
 
@@ -18,7 +20,37 @@ const PAD: usize = 16;
 
 /// Whether the groups allow it.
 pub(super) fn fits(weight: &Tensor, columns: &Int8Columns) -> bool {
-    weight.group.is_multiple_of(RUN) && columns.group.is_multiple_of(RUN)
+    // Parts are whole runs, and each has one norm.
+    let is_whole = weight.kind.layout() == Layout::Parted || weight.group.is_multiple_of(RUN);
+    is_whole && columns.group.is_multiple_of(RUN)
+}
+
+/// What rows are: so many runs of pairs, then integers.
+struct Form {
+    /// Runs of pairs.
+    pairs: usize,
+    /// Runs of a row.
+    runs: usize,
+    /// Norms of a row.
+    norms: usize,
+}
+
+impl Form {
+    fn of(weight: &Tensor) -> Form {
+        let runs = weight.cols / RUN;
+        let pairs = match weight.kind.layout() {
+            Layout::Pairs => runs,
+            Layout::Parted => {
+                Resq::parts(weight.cols).expect("the reader has checked the row").low / RUN
+            }
+            _ => 0,
+        };
+        Form { pairs, runs, norms: weight.cols / weight.group }
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.pairs * RUN_BYTES + (self.runs - self.pairs) * RUN
+    }
 }
 
 /// Scales and sums by run.
@@ -62,13 +94,22 @@ impl Runs {
 
     /// Takes the norms of some rows in.
     #[inline(always)]
-    fn read_norms<S: Simd>(&mut self, s: S, rows: &Rows) {
+    fn read_norms<S: Simd>(&mut self, s: S, form: &Form, rows: &Rows) {
         let norms = rows.norms.as_chunks::<2>().0;
         let count = norms.len();
-        assert_eq!(count, rows.count * (rows.cols / rows.group), "a norm per group");
-        assert!(rows.count * (rows.cols / RUN) + PAD <= self.norms.len(), "few rows");
+        assert_eq!(count, rows.count * form.norms, "a norm per group");
+        assert!(rows.count * form.runs + PAD <= self.norms.len(), "few rows");
+        if (1..form.runs).contains(&form.pairs) {
+            let rows = self.norms.chunks_exact_mut(form.runs);
+            for (to, norms) in rows.zip(norms.as_chunks::<2>().0) {
+                let (quiet, loud) = to.split_at_mut(form.pairs);
+                quiet.fill(half::f16::from_le_bytes(norms[0]).to_f32());
+                loud.fill(half::f16::from_le_bytes(norms[1]).to_f32());
+            }
+            return;
+        }
         let at: *const u16 = norms.as_ptr().cast();
-        let repeat = rows.group / RUN;
+        let repeat = form.runs / form.norms;
         if repeat == 1 {
             for i in (0..count / S::LANES * S::LANES).step_by(S::LANES) {
                 // SAFETY: whole vectors below `count`, which `self.norms` has.
@@ -110,11 +151,11 @@ impl Runs {
 #[inline(always)]
 pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     let MatVec { weight, lookup, first, count, columns, scratch, out } = work;
-    let table = lookup.pairs.as_deref();
+    let form = Form::of(weight);
     let planes = weight.rows(first..first + count);
-    let bytes = if table.is_some() { weight.cols / 2 } else { weight.cols };
-    assert!(planes.codes.len() == count * bytes, "a byte per integer or pair");
-    scratch.runs.read_norms(s, &planes);
+    assert!(planes.codes.len() == count * form.row_bytes(), "a byte per integer or pair");
+    scratch.runs.read_norms(s, &form, &planes);
+    let table = lookup.pairs.as_deref();
     let mut done = 0;
     while done < columns.count {
         let part = columns.few(done);
@@ -122,117 +163,146 @@ pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
         let out = &mut out[done * count..(done + step) * count];
         scratch.runs.read_columns::<S>(&part);
         match step {
-            4 => some_columns::<S, 4>(s, table, &planes, &part, &mut scratch.runs, out),
-            2 => some_columns::<S, 2>(s, table, &planes, &part, &mut scratch.runs, out),
-            _ => some_columns::<S, 1>(s, table, &planes, &part, &mut scratch.runs, out),
+            4 => some_columns::<S, 4>(s, table, &form, &planes, &part, &mut scratch.runs, out),
+            2 => some_columns::<S, 2>(s, table, &form, &planes, &part, &mut scratch.runs, out),
+            _ => some_columns::<S, 1>(s, table, &form, &planes, &part, &mut scratch.runs, out),
         }
         done += step;
     }
 }
 
+/// Each of the three forms of rows has a loop of its own, which knows what it need not look for.
 #[inline(always)]
 fn some_columns<S: Simd, const C: usize>(
     s: S,
     table: Option<&PairTable>,
+    form: &Form,
     planes: &Rows,
     columns: &Int8Columns,
     runs: &mut Runs,
     out: &mut [f32],
 ) {
     match table {
-        Some(table) => pair_columns::<S, C>(s, table, planes, columns, runs, out),
-        None => integer_columns::<S, C>(s, planes, columns, runs, out),
+        Some(table) if form.pairs == form.runs => {
+            let table = Some((table, s.pairs(table)));
+            each_row::<S, C, true, false>(s, table, form, planes, columns, runs, out);
+        }
+        Some(table) => {
+            let table = Some((table, s.pairs(table)));
+            each_row::<S, C, true, true>(s, table, form, planes, columns, runs, out);
+        }
+        None => each_row::<S, C, false, true>(s, None, form, planes, columns, runs, out),
     }
 }
 
+/// Sums up the runs of each row: with `P` there are pairs, with `I` integers.
 #[inline(always)]
-fn integer_columns<S: Simd, const C: usize>(
+fn each_row<S: Simd, const C: usize, const P: bool, const I: bool>(
     s: S,
+    table: Option<(&PairTable, S::Pairs)>,
+    form: &Form,
     planes: &Rows,
     columns: &Int8Columns,
     runs: &mut Runs,
     out: &mut [f32],
 ) {
-    let count = planes.cols / RUN;
+    let x: [*const i8; C] =
+        std::array::from_fn(|c| columns.codes[c * codes_stride(columns.cols)..].as_ptr());
+    let bytes = form.row_bytes();
+    for r in 0..planes.count {
+        runs.scale_row::<S, C>(s, r, form.runs);
+        let codes = planes.codes[r * bytes..][..bytes].as_ptr();
+        let mut sums = [s.splat(0.0); C];
+        if P {
+            let (table, pairs) = table.as_ref().expect("a table of pairs");
+            let part = 0..form.pairs;
+            pair_runs::<S, C>(s, (table, pairs), codes, part, &x, runs, form.runs, &mut sums);
+        }
+        if I {
+            let codes = codes.wrapping_add(form.pairs * RUN_BYTES);
+            let part = form.pairs..form.runs;
+            integer_runs::<S, C>(s, codes, part, &x, runs, form.runs, &mut sums);
+        }
+        for c in 0..C {
+            out[c * planes.count + r] = s.sum(sums[c]);
+        }
+    }
+}
+
+/// Runs `part` of a row; `codes` are theirs.
+#[inline(always)]
+fn integer_runs<S: Simd, const C: usize>(
+    s: S,
+    codes: *const u8,
+    part: Range<usize>,
+    x: &[*const i8; C],
+    runs: &Runs,
+    count: usize,
+    sums: &mut [S::F32; C],
+) {
     let padded = count.next_multiple_of(PAD);
-    let x: [*const i8; C] =
-        std::array::from_fn(|c| columns.codes[c * codes_stride(columns.cols)..].as_ptr());
-    for r in 0..planes.count {
-        runs.scale_row::<S, C>(s, r, count);
-        let codes = planes.codes[r * count * RUN..][..count * RUN].as_ptr();
-        let mut sums = [s.splat(0.0); C];
-        for run in 0..count {
-            s.prefetch(codes.wrapping_add(run * RUN + AHEAD));
-            for c in 0..C {
-                let mut dot = s.splat_i32(0);
-                // SAFETY: `codes` and each column have `count` runs, and so have the products.
-                unsafe {
-                    for at in (run * RUN..(run + 1) * RUN).step_by(4 * S::LANES) {
-                        let w = s.load_bytes(codes.add(at).cast());
-                        dot = s.dot4_signed(dot, w, s.load_bytes(x[c].add(at)));
-                    }
-                    let scale = s.splat(*runs.products.as_ptr().add(c * padded + run));
-                    sums[c] = s.fma(s.to_f32(dot), scale, sums[c]);
-                }
-            }
-        }
+    let first = part.start;
+    for run in part {
+        let i = run - first;
+        s.prefetch(codes.wrapping_add(i * RUN + AHEAD));
         for c in 0..C {
-            out[c * planes.count + r] = s.sum(sums[c]);
+            let mut dot = s.splat_i32(0);
+            // SAFETY: `codes` has the runs, each column has `count`, and so have the products.
+            unsafe {
+                for at in (0..RUN).step_by(4 * S::LANES) {
+                    let w = s.load_bytes(codes.add(i * RUN + at).cast());
+                    dot = s.dot4_signed(dot, w, s.load_bytes(x[c].add(run * RUN + at)));
+                }
+                let scale = s.splat(*runs.products.as_ptr().add(c * padded + run));
+                sums[c] = s.fma(s.to_f32(dot), scale, sums[c]);
+            }
         }
     }
 }
 
+/// Runs `part` of a row, from the first on; `codes` are theirs.
 #[inline(always)]
-fn pair_columns<S: Simd, const C: usize>(
+#[allow(clippy::too_many_arguments, reason = "a kernel's loop: what it reads, what it adds to")]
+fn pair_runs<S: Simd, const C: usize>(
     s: S,
-    table: &PairTable,
-    planes: &Rows,
-    columns: &Int8Columns,
-    runs: &mut Runs,
-    out: &mut [f32],
+    (table, pairs): (&PairTable, &S::Pairs),
+    codes: *const u8,
+    part: Range<usize>,
+    x: &[*const i8; C],
+    runs: &Runs,
+    count: usize,
+    sums: &mut [S::F32; C],
 ) {
-    let pairs = s.pairs(table);
-    let count = planes.cols / RUN;
-    let x: [*const i8; C] =
-        std::array::from_fn(|c| columns.codes[c * codes_stride(columns.cols)..].as_ptr());
-    for r in 0..planes.count {
-        runs.scale_row::<S, C>(s, r, count);
-        let codes = planes.codes[r * count * RUN_BYTES..][..count * RUN_BYTES].as_ptr();
-        let mut sums = [s.splat(0.0); C];
-        // SAFETY: `codes` has `count` runs, each column has them, and so have the run's numbers.
-        unsafe {
-            let mut run = 0;
-            if 4 * S::LANES == 2 * RUN_BYTES {
-                while run + 2 <= count {
-                    s.prefetch(codes.wrapping_add(run * RUN_BYTES + AHEAD));
-                    let codes = s.load_bytes(codes.add(run * RUN_BYTES).cast());
-                    let (a, b) = s.look_up_pairs(&pairs, table, codes);
-                    add_run(s, &[a], &x, runs, run, count, &mut sums);
-                    add_run(s, &[b], &x, runs, run + 1, count, &mut sums);
-                    run += 2;
-                }
-                if run < count {
-                    let codes = s.load_half(codes.add(run * RUN_BYTES).cast());
-                    let (a, _) = s.look_up_pairs(&pairs, table, codes);
-                    add_run(s, &[a], &x, runs, run, count, &mut sums);
-                }
-            } else {
-                while run < count {
-                    let at = codes.add(run * RUN_BYTES);
-                    let (a, b) = s.look_up_pairs(&pairs, table, s.load_bytes(at.cast()));
-                    if 4 * S::LANES == RUN_BYTES {
-                        add_run(s, &[a, b], &x, runs, run, count, &mut sums);
-                    } else {
-                        let next = s.load_bytes(at.add(RUN_BYTES / 2).cast());
-                        let (c, d) = s.look_up_pairs(&pairs, table, next);
-                        add_run(s, &[a, b, c, d], &x, runs, run, count, &mut sums);
-                    }
-                    run += 1;
-                }
+    let Range { start: mut run, end } = part;
+    // SAFETY: `codes` has the runs, each column has `count`, and so have the run's numbers.
+    unsafe {
+        if 4 * S::LANES == 2 * RUN_BYTES {
+            while run + 2 <= end {
+                s.prefetch(codes.wrapping_add(run * RUN_BYTES + AHEAD));
+                let codes = s.load_bytes(codes.add(run * RUN_BYTES).cast());
+                let (a, b) = s.look_up_pairs(pairs, table, codes);
+                add_run(s, &[a], x, runs, run, count, sums);
+                add_run(s, &[b], x, runs, run + 1, count, sums);
+                run += 2;
             }
-        }
-        for c in 0..C {
-            out[c * planes.count + r] = s.sum(sums[c]);
+            if run < end {
+                let codes = s.load_half(codes.add(run * RUN_BYTES).cast());
+                let (a, _) = s.look_up_pairs(pairs, table, codes);
+                add_run(s, &[a], x, runs, run, count, sums);
+            }
+        } else {
+            while run < end {
+                let at = codes.add(run * RUN_BYTES);
+                let (a, b) = s.look_up_pairs(pairs, table, s.load_bytes(at.cast()));
+                if 4 * S::LANES == RUN_BYTES {
+                    add_run(s, &[a, b], x, runs, run, count, sums);
+                } else {
+                    let next = s.load_bytes(at.add(RUN_BYTES / 2).cast());
+                    let (c, d) = s.look_up_pairs(pairs, table, next);
+                    add_run(s, &[a, b, c, d], x, runs, run, count, sums);
+                }
+                run += 1;
+            }
         }
     }
 }
