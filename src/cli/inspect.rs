@@ -7,7 +7,8 @@ use serde_json::{Value as Json, json};
 use super::print;
 use crate::file::planes::transform_text;
 use crate::file::{Array, Metadata, Source, Value};
-use crate::types::Tensor;
+use crate::run::kv_basis;
+use crate::types::{Basis, Tensor};
 
 /// Elements of an array that are shown.
 const SHOWN: usize = 4;
@@ -36,13 +37,38 @@ struct Line {
     /// The contiguous dimension first, as GGUF writes it.
     shape: Vec<u64>,
     bytes: u64,
-    note: String,
+    /// How its inputs are turned, and the weights of a norm.
+    turned: Option<(String, usize)>,
+    /// What has more bits than the rest.
+    loud: Option<Loud>,
+}
+
+/// The inputs of a weight, or the directions of a head, that have more bits than the others.
+struct Loud {
+    what: &'static str,
+    count: usize,
+    /// The share of all squares that they hold; 0 where nobody measured it.
+    capture: f32,
 }
 
 impl Line {
     fn bits_per_weight(&self) -> f64 {
         let len: u64 = self.shape.iter().product();
         if len == 0 { 0.0 } else { 8.0 * self.bytes as f64 / len as f64 }
+    }
+
+    fn note(&self) -> String {
+        let mut words = Vec::new();
+        if let Some((transform, group)) = &self.turned {
+            words.push(format!("{transform}, group {group}"));
+        }
+        if let Some(Loud { what, count, capture }) = self.loud.as_ref() {
+            words.push(format!("{count} {what} in 8 bits"));
+            if *capture > 0.0 {
+                words.push(format!("{:.1}% of the squares", 100.0 * capture));
+            }
+        }
+        words.join(", ")
     }
 }
 
@@ -53,7 +79,8 @@ fn lines(source: &Source) -> Vec<Line> {
         kind: raw.info.kind.name.to_string(),
         shape: raw.info.shape.clone(),
         bytes: raw.info.bytes,
-        note: String::new(),
+        turned: None,
+        loud: None,
     });
     weights.chain(others).collect()
 }
@@ -61,20 +88,25 @@ fn lines(source: &Source) -> Vec<Line> {
 fn weight(source: &Source, tensor: &Tensor) -> Line {
     let raw = source.raw_tensor(&tensor.name);
     let planes = vec![tensor.cols as u64, tensor.rows as u64];
-    let capture = match source.capture(&tensor.name) {
-        0.0 => String::new(),
-        share => format!(", {:.1}% of the input's squares", 100.0 * share),
+    let turned = (tensor.group > 0).then(|| (transform_text(tensor.basis), tensor.group));
+    let directions = || {
+        let (count, capture) = kv_basis::about(source, &tensor.name)?;
+        Some(Loud { what: "directions", count, capture })
     };
-    let note = match tensor.group {
-        0 => String::new(),
-        group => format!("{}, group {group}{capture}", transform_text(tensor.basis)),
+    let loud = match tensor.basis {
+        Basis::Parted { high } => {
+            let capture = source.capture(&tensor.name);
+            Some(Loud { what: "inputs", count: high as usize, capture })
+        }
+        _ => directions(),
     };
     Line {
         name: tensor.name.clone(),
         kind: tensor.kind.name().to_string(),
         shape: raw.map_or(planes, |raw| raw.info.shape.clone()),
         bytes: tensor.bytes() as u64,
-        note,
+        turned,
+        loud,
     }
 }
 
@@ -88,8 +120,17 @@ fn as_json(source: &Source) -> Json {
             "bytes": line.bytes,
             "bits_per_weight": bits,
         });
-        if !line.note.is_empty() {
-            object["note"] = json!(line.note);
+        let note = line.note();
+        if !note.is_empty() {
+            object["note"] = json!(note);
+        }
+        if let Some((transform, group)) = line.turned {
+            object["transform"] = json!(transform);
+            object["group"] = json!(group);
+        }
+        if let Some(Loud { count, capture, .. }) = line.loud {
+            object["loud"] = json!(count);
+            object["capture"] = json!(capture);
         }
         object
     });
@@ -132,7 +173,7 @@ fn as_text(source: &Source) -> String {
         let bits = format!("{:.4}", line.bits_per_weight());
         let bits = bits.trim_end_matches('0').trim_end_matches('.').to_string();
         let shape = line.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
-        let (name, kind, note) = (line.name.clone(), line.kind.clone(), line.note.clone());
+        let (name, kind, note) = (line.name.clone(), line.kind.clone(), line.note());
         rows.push(vec![name, kind, shape, bits, line.bytes.to_string(), note]);
     }
     let bytes: u64 = lines.iter().map(|line| line.bytes).sum();

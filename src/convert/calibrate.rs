@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::quant::Moments;
 use crate::run::Options;
-use crate::run::walk::{Tap, Walk};
+use crate::run::walk::{CACHED, Tap, Walk};
 
 /// Hidden states that stay in memory, in bytes; more go to a file beside the statistics.
 const STATES_BYTES_MAX: u64 = 1 << 30;
@@ -69,12 +69,15 @@ impl Layer {
                 let moments = self.get(weights[0], width, rows.len());
                 moments.iter_mut().zip(&rows).for_each(|(moments, rows)| moments.add(rows));
             }
-            Tap::Cache { keys, values, width } => {
-                for (what, rows) in [("keys", keys), ("values", values)] {
-                    for head in 0..width / self.head_len {
-                        let from = head * self.head_len;
-                        let of_head = |row: &[f32]| row[from..from + self.head_len].to_vec();
-                        let rows: Vec<f32> = rows.chunks_exact(width).flat_map(of_head).collect();
+            Tap::Cache { queries, keys, values, width } => {
+                let heads = width / self.head_len;
+                for (what, rows) in CACHED.into_iter().zip([keys, values, queries]) {
+                    // Several queries to a key: each is a row.
+                    let all = rows.len() / (keys.len() / width);
+                    for head in 0..heads {
+                        let of_head =
+                            |row: &[f32]| row[head * all / heads..][..all / heads].to_vec();
+                        let rows: Vec<f32> = rows.chunks_exact(all).flat_map(of_head).collect();
                         self.get(&format!("{what}.{head}"), self.head_len, 1)[0].add(&rows);
                     }
                 }

@@ -1,4 +1,5 @@
-//! The bases of a cache of few bits: principal directions of keys and values, head by head.
+//! The bases of a cache of few bits: directions in which keys and queries, or values, are large,
+//! head by head.
 
 use std::path::Path;
 
@@ -7,12 +8,12 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Statistics;
-use crate::error::Result;
-use crate::file::{Metadata, NewTensor, Value, Writer, cache};
+use crate::error::{Error, Result};
+use crate::file::{Array, Metadata, NewTensor, Value, Writer, cache};
 use crate::model::Hparams;
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
-use crate::run::kv_basis::{TYPE, VERSION, fine_len};
+use crate::run::kv_basis::{CAPTURES, FINE, TYPE, VERSION, fine_len};
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
@@ -40,12 +41,23 @@ pub fn kv_basis(
 ) -> Result<Captured> {
     let Hparams { layers, kv_heads, head_len, .. } = *hparams;
     let kind = RawType::of(by_name("F16").expect("halves are always there"));
-    let mut records = Vec::new();
+    let rotation = rotation(head_len, seed);
+    let (mut records, mut bases, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for layer in 0..layers {
         for what in ["keys", "values"] {
             let shape = [head_len as u64, (kv_heads * head_len) as u64];
             records.push(NewTensor::new(&format!("blk.{layer}.{what}.basis"), &shape, kind)?);
+            let heads = 0..kv_heads;
+            let heads: Vec<_> =
+                heads.map(|head| heard(statistics, layer, what, head)).collect::<Result<_>>()?;
+            let of_head = |(stored, matters): &(Vec<f64>, Vec<f64>)| {
+                basis(stored, matters.clone(), &rotation)
+            };
+            let heads: Vec<_> = heads.par_iter().map(of_head).collect();
+            shares.push(heads.iter().map(|(share, _)| share).sum::<f64>() / kv_heads as f64);
+            bases.extend(heads.into_iter().flat_map(|(_, rows)| rows));
         }
+        progress();
     }
     let bytes = raw::find(I8, &[]).expect("plain bytes are always there");
     records.push(NewTensor::new(cache::CHECKSUM, &[32], bytes)?);
@@ -54,28 +66,52 @@ pub fn kv_basis(
     metadata.set("gridmill.kv_basis.version", Value::U32(VERSION));
     let fingerprint = Value::String(statistics.fingerprint.clone());
     metadata.set("gridmill.kv_basis.fingerprint", fingerprint);
+    metadata.set(FINE, Value::U32(fine_len(head_len) as u32));
+    let captures = shares.iter().map(|&share| share as f32).collect();
+    metadata.set(CAPTURES, Value::Array(Array::F32(captures)));
     let mut writer = Writer::create(path, &[], &metadata, records)?;
-    let rotation = rotation(head_len, seed);
-    let mut hash = Sha256::new();
-    let mut captured = [0.0; 2];
-    for layer in 0..layers {
-        for (what, captured) in ["keys", "values"].into_iter().zip(&mut captured) {
-            let moments = |head| statistics.moments_of(&format!("blk.{layer}.{what}.{head}"));
-            let moments: Vec<_> = (0..kv_heads).map(moments).collect::<Result<_>>()?;
-            let of_head = |moments: &crate::quant::Moments| basis(moments.whole(), &rotation);
-            for (share, rows) in moments.par_iter().map(of_head).collect::<Vec<_>>() {
-                *captured += share / (layers * kv_heads) as f64;
-                let halves: Vec<u16> = rows.iter().map(|&x| f16::from_f64(x).to_bits()).collect();
-                hash.update(bytemuck::cast_slice(&halves));
-                writer.write(bytemuck::cast_slice(&halves))?;
-            }
-        }
-        progress();
-    }
-    writer.write(&hash.finalize())?;
+    writer.write(bytemuck::cast_slice(&bases))?;
+    writer.write(&Sha256::digest(bytemuck::cast_slice::<u16, u8>(&bases)))?;
     writer.finish()?;
-    let [keys, values] = captured;
-    Ok(Captured { keys, values })
+    let mean = |first: usize| shares[first..].iter().step_by(2).sum::<f64>() / layers as f64;
+    Ok(Captured { keys: mean(0), values: mean(1) })
+}
+
+/// The moments of what a head stores, and what its directions are ordered by.
+///
+/// An error along a direction of keys is multiplied with what queries have there, and its size is
+/// that of the keys: of two parts that share a scale each, the loss is the product of their traces,
+/// and the directions that are best in 8 bits are those of the largest sums of both, each over its
+/// own trace. (`benches/results/` compares.) Errors of values go on as they are.
+fn heard(
+    statistics: &Statistics,
+    layer: usize,
+    what: &str,
+    head: usize,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let moments = statistics.moments_of(&format!("blk.{layer}.{what}.{head}"))?;
+    let (stored, len) = (moments.whole(), moments.width);
+    if moments.count < len as u64 {
+        let found = moments.count;
+        let message = format!(
+            "expected a text of at least {len} tokens, as many as a head has directions, found \
+             {found}"
+        );
+        return Err(Error::new(message).with_hint("--calibrate takes a longer text"));
+    }
+    if what != "keys" {
+        return Ok((stored.clone(), stored));
+    }
+    let queries = statistics.moments_of(&format!("blk.{layer}.queries.{head}"));
+    let hint = "statistics of the first versions have no queries: delete them to calibrate again";
+    let queries = queries.map_err(|error| error.with_hint(hint))?.whole();
+    let mut matters = vec![0.0; len * len];
+    for moments in [&stored, &queries] {
+        let trace: f64 = moments.iter().step_by(len + 1).sum();
+        let unit = 1.0 / trace.max(f64::MIN_POSITIVE);
+        matters.iter_mut().zip(moments).for_each(|(to, x)| *to += unit * x);
+    }
+    Ok((stored, matters))
 }
 
 /// Rotations of the parts of a head, each with its first direction.
@@ -86,10 +122,10 @@ fn rotation(head_len: usize, seed: u64) -> Vec<(usize, Vec<f64>)> {
     parts.into_iter().map(|(first, len)| (first, random_rotation(len, &mut random))).collect()
 }
 
-/// The share that the directions of 8 bits hold, and the directions.
-fn basis(moments: Vec<f64>, rotation: &[(usize, Vec<f64>)]) -> (f64, Vec<f64>) {
-    let len = moments.len().isqrt();
-    let (sizes, directions) = principal(moments, len);
+/// The share of what is stored that the directions of 8 bits hold, and the directions, as halves.
+fn basis(stored: &[f64], matters: Vec<f64>, rotation: &[(usize, Vec<f64>)]) -> (f64, Vec<u16>) {
+    let len = stored.len().isqrt();
+    let (_, directions) = principal(matters, len);
     let mut rows = Vec::with_capacity(len * len);
     for (first, part) in rotation {
         for weights in part.chunks_exact(part.len().isqrt()) {
@@ -97,9 +133,17 @@ fn basis(moments: Vec<f64>, rotation: &[(usize, Vec<f64>)]) -> (f64, Vec<f64>) {
             for (weight, direction) in weights.iter().zip(directions[first * len..].chunks(len)) {
                 row.iter_mut().zip(direction).for_each(|(to, x)| *to += weight * x);
             }
-            rows.extend(row);
+            rows.extend(row.iter().map(|&x| f16::from_f64(x).to_bits()));
         }
     }
-    let fine: f64 = sizes[..fine_len(len)].iter().sum();
-    (fine / sizes.iter().sum::<f64>().max(f64::MIN_POSITIVE), rows)
+    let size = |direction: &[f64]| -> f64 {
+        let products = stored
+            .chunks_exact(len)
+            .zip(direction)
+            .map(|(row, x)| x * row.iter().zip(direction).map(|(a, b)| a * b).sum::<f64>());
+        products.sum()
+    };
+    let fine: f64 = directions.chunks_exact(len).take(fine_len(len)).map(size).sum();
+    let all: f64 = stored.iter().step_by(len + 1).sum();
+    (fine / all.max(f64::MIN_POSITIVE), rows)
 }

@@ -33,7 +33,18 @@ pub(super) fn with_loud(
             Some(known) => known.clone(),
             None => {
                 // No weight of experts has such a type, so there is one matrix.
-                let moments = statistics.moments(input, statistics.matrix(input, 0)?)?;
+                let matrix = statistics.matrix(input, 0)?;
+                let moments = statistics.moments(input, matrix)?;
+                if let Some(rows) =
+                    statistics.rows(input, matrix).filter(|&rows| rows < high.into())
+                {
+                    let message = format!(
+                        "tensor `{}`: expected a text of at least {high} tokens, as many as inputs \
+                         have more bits, found {rows}",
+                        item.name
+                    );
+                    return Err(Error::new(message).with_hint("--calibrate takes a longer text"));
+                }
                 let loud = moments.loudest(high as usize);
                 let share = moments.share(&loud) as f32;
                 (loud.into(), share)

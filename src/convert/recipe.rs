@@ -212,6 +212,12 @@ pub(super) fn fit(
         Error::new(message).with_hint(format!("--tensor-type '{name}=F16' gives it another type"))
     };
     if resq(kind).is_some() {
+        if resq(tensor.kind).is_some() {
+            let (name, kind) = (&tensor.name, kind.name());
+            let message = format!("tensor `{name}`: expected one that is not {kind} already");
+            let hint = "convert the model that it was made from: what was rounded away stays away";
+            return Err(Error::new(message).with_hint(hint));
+        }
         let (basis, group) = Resq::form(cols).ok_or_else(|| misfit("64 and at least 128"))?;
         return Ok(Choice { kind, basis, group });
     }

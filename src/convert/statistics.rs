@@ -183,6 +183,12 @@ impl Statistics {
         self.read_moments(&self.inputs[input], matrix)
     }
 
+    /// Rows that such a matrix is the sum of; none in an importance matrix, which may count texts.
+    pub fn rows(&self, input: usize, matrix: usize) -> Option<u64> {
+        let Input { counts, is_diagonal, .. } = &self.inputs[input];
+        (!is_diagonal).then(|| counts[matrix])
+    }
+
     /// The moments of what no weight uses: `blk.N.keys.H` and `blk.N.values.H` for heads.
     ///
     /// # Errors

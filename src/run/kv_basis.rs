@@ -18,6 +18,23 @@ pub const TYPE: &str = "gridmill.kv_basis";
 /// Its version.
 pub const VERSION: u32 = 1;
 
+/// The directions of a head that have 8 bits.
+pub const FINE: &str = "gridmill.kv_basis.fine";
+/// For keys and values of each layer the share of their squares that those hold.
+pub const CAPTURES: &str = "gridmill.kv_basis.captures";
+
+/// What a file of bases says of one of its tensors: directions in 8 bits, and the share of squares
+/// that they hold; none of other tensors and other files.
+pub fn about(source: &Source, tensor: &str) -> Option<(usize, f32)> {
+    let fine = source.metadata().get_u32(FINE).ok()??;
+    let captures = source.metadata().get_f32s(CAPTURES).ok()??;
+    let (layer, what) = tensor.strip_prefix("blk.")?.strip_suffix(".basis")?.split_once('.')?;
+    let at = ["keys", "values"].into_iter().position(|known| known == what)?;
+    let layer: usize = layer.parse().ok()?;
+    let capture = layer.checked_mul(2).and_then(|first| captures.get(first + at))?;
+    Some((fine as usize, *capture))
+}
+
 /// Where the bases of a model are looked for: `model.kv-basis.gguf` beside `model.gguf`.
 pub fn beside(model: &Path) -> PathBuf {
     model.with_extension("kv-basis.gguf")

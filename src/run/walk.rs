@@ -45,13 +45,15 @@ pub enum Tap<'a> {
         /// Each row's expert.
         chosen: &'a [u32],
     },
-    /// Keys after RoPE and values of a layer, as the cache takes them.
+    /// Keys after RoPE and values of a layer, as the cache takes them, and what reads the keys.
     Cache {
+        /// `(rows, heads * head_len)`; as many for each key head, in order.
+        queries: &'a [f32],
         /// `(rows, kv_heads * head_len)`.
         keys: &'a [f32],
         /// `(rows, kv_heads * head_len)`.
         values: &'a [f32],
-        /// Values per row.
+        /// Values per row of keys.
         width: usize,
     },
 }
@@ -155,9 +157,12 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// What a walk hears of each key head, in order; queries are those of all heads that read its keys.
+pub const CACHED: [&str; 3] = ["keys", "values", "queries"];
+
 /// One thing that a walk comes by, once per window.
 pub struct Heard {
-    /// The first weight that uses an input; `blk.N.keys.H` and `blk.N.values.H` for heads.
+    /// The first weight that uses an input; `blk.N.keys.H` for heads, and so for all [`CACHED`].
     pub name: String,
     /// All weights that use it.
     pub weights: Vec<String>,
@@ -187,7 +192,7 @@ pub fn heard(model: &Model) -> Result<Vec<Heard>> {
                 all.push(Heard { name, weights, width: info.width, experts });
             }
             Op::Rope { k, layer, head_len, .. } => {
-                for what in ["keys", "values"] {
+                for what in CACHED {
                     for head in 0..plan.slots[k.0].width / head_len {
                         let name = format!("blk.{layer}.{what}.{head}");
                         let (weights, width) = (Vec::new(), *head_len);
@@ -218,10 +223,10 @@ fn run(
     for at in ops {
         listen(backend, plan, at, tap)?;
         backend.run_ops(at..at + 1)?;
-        if let Op::Rope { k, v, .. } = &plan.ops[at] {
-            let (keys, values) = (backend.read(*k)?.to_f32(), backend.read(*v)?.to_f32());
-            let width = plan.slots[k.0].width;
-            tap(Tap::Cache { keys: &keys, values: &values, width });
+        if let Op::Rope { q, k, v, .. } = &plan.ops[at] {
+            let mut read = |slot: Slot| backend.read(slot).map(|values| values.to_f32());
+            let (queries, keys, values) = (&*read(*q)?, &*read(*k)?, &*read(*v)?);
+            tap(Tap::Cache { queries, keys, values, width: plan.slots[k.0].width });
         }
     }
     Ok(())

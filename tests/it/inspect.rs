@@ -45,8 +45,12 @@ fn the_keys_are_those_of_the_page() {
     let (file, tensor) = (listed("The file"), listed("A tensor"));
     let (mut of_file, mut of_tensors) = (BTreeSet::new(), BTreeSet::new());
     check(&found, &file, &mut of_file);
-    for object in found["tensors"].as_array().expect("a list") {
-        check(object, &tensor, &mut of_tensors);
+    let bases = crate::kv::bases(&folder);
+    let bases = json(&["inspect", text(&bases), "--json"]);
+    for found in [&found, &bases] {
+        for object in found["tensors"].as_array().expect("a list") {
+            check(object, &tensor, &mut of_tensors);
+        }
     }
     // What is on the page is there.
     let keys = |listed: &[(String, String)]| -> BTreeSet<String> {
@@ -55,4 +59,30 @@ fn the_keys_are_those_of_the_page() {
     assert_eq!((of_file, of_tensors), (keys(&file), keys(&tensor)));
     assert!(found["metadata"]["tokenizer.ggml.tokens"]["array_len"] == 128);
     assert_eq!(found["metadata"]["general.architecture"], "llama");
+}
+
+/// What a file of bases says of each layer: directions of 8 bits, and what they hold.
+#[test]
+fn bases_of_a_cache_are_shown() {
+    let folder = Scratch::new();
+    let path = crate::kv::bases(&folder);
+    let found = json(&["inspect", text(&path), "--json"]);
+    assert_eq!(found["metadata"]["general.type"], "gridmill.kv_basis");
+    assert_eq!(found["metadata"]["gridmill.kv_basis.fingerprint"], "test");
+    let shown = succeeds(&["inspect", text(&path)]);
+    let captures = found["metadata"]["gridmill.kv_basis.captures"].as_array().unwrap();
+    assert_eq!(captures.len(), 4, "keys and values of two layers");
+    for (at, name) in
+        ["blk.0.keys", "blk.0.values", "blk.1.keys", "blk.1.values"].iter().enumerate()
+    {
+        let name = format!("{name}.basis");
+        let tensors = found["tensors"].as_array().unwrap();
+        let tensor = tensors.iter().find(|tensor| tensor["name"] == *name).unwrap();
+        assert_eq!((&tensor["loud"], &tensor["capture"]), (&Json::from(8), &captures[at]));
+        let capture = captures[at].as_f64().unwrap();
+        assert!((0.5..1.0).contains(&capture), "8 of 16 directions hold {capture}");
+        let line = shown.lines().find(|line| line.starts_with(&name)).unwrap();
+        let words = format!("8 directions in 8 bits, {:.1}% of the squares", 100.0 * capture);
+        assert!(line.contains(&words), "{line}");
+    }
 }

@@ -1,6 +1,6 @@
 //! The cache of keys and values as codes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gridmill::backend::Capacity;
@@ -14,12 +14,13 @@ use gridmill::plan::{Plan, Turn, Weight};
 use gridmill::quant;
 use gridmill::quant::principal::{principal, random_rotation};
 use gridmill::run::verify::relative_error;
-use gridmill::run::{Device, Options, Session};
+use gridmill::run::{Device, Options, Session, kv_basis};
 use gridmill::simd::Level;
 use gridmill::transform;
 use gridmill::types::Basis;
 
 use crate::cpu::{self, Random, SHAPE, Shape};
+use crate::scratch::Scratch;
 
 pub(crate) const CODED: [KvFormat; 3] = [KvFormat::Q8, KvFormat::Q4, KvFormat::Resq4];
 
@@ -220,7 +221,14 @@ fn bases_that_are_missing_or_wrong_are_refused() {
     check(&bytes, "the matrices are not those that were written");
 }
 
-/// Calibrates on a few tokens.
+/// A file of bases of the golden `llama`.
+pub(crate) fn bases(folder: &Scratch) -> PathBuf {
+    let file = folder.join("llama.kv-basis.gguf");
+    make_basis(&model("llama"), &file);
+    file
+}
+
+/// Calibrates on a few tokens; the statistics stay beside the file.
 fn make_basis(source: &Source, file: &Path) -> Captured {
     let model = Model::new(source).unwrap();
     let options = Options { device: Device::Cpu, ..Options::default() };
@@ -284,4 +292,52 @@ fn principal_directions_are_found() {
             assert!((product - f64::from(i == j)).abs() < 1e-12, "rows {i} and {j}: {product}");
         }
     }
+}
+
+/// The directions of 8 bits of a key head are those in which keys and queries are large together.
+#[test]
+fn directions_of_keys_are_those_that_queries_look_for() {
+    let source = model("llama");
+    let folder = Scratch::new();
+    let file = bases(&folder);
+    let (statistics, _) = Statistics::open(&file.with_extension("statistics"), &source).unwrap();
+    let moments = |what: &str| {
+        let moments = statistics.moments_of(&format!("blk.1.{what}.0")).unwrap();
+        let (whole, len) = (moments.whole(), moments.width);
+        let trace: f64 = whole.iter().step_by(len + 1).sum();
+        whole.into_iter().map(|x| x / trace).collect::<Vec<f64>>()
+    };
+    let (keys, queries) = (moments("keys"), moments("queries"));
+    let len = keys.len().isqrt();
+    let tensor = Source::open(&file).unwrap().tensor("blk.1.keys.basis").unwrap().unwrap();
+    let mut rows = vec![0.0; len * len];
+    tensor.kind.decode(&tensor.rows(0..len), &mut rows);
+    let rows: Vec<f64> = rows.into_iter().map(f64::from).collect();
+    let fine = kv::fine_len(len);
+    let share = |moments: &[f64], rows: &[f64]| -> f64 {
+        let size = |row: &[f64]| -> f64 {
+            let along = |other: &[f64]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
+            moments.chunks_exact(len).zip(row).map(|(other, x)| x * along(other)).sum()
+        };
+        rows.chunks_exact(len).take(fine).map(size).sum()
+    };
+    let both = |rows: &[f64]| share(&keys, rows) + share(&queries, rows);
+    let alone = principal(keys.clone(), len).1;
+    let sum = keys.iter().zip(&queries).map(|(a, b)| a + b).collect();
+    let best: f64 = principal(sum, len).0[..fine].iter().sum();
+    assert!((both(&rows) - best).abs() < 1e-2, "{} of {best}", both(&rows));
+    assert!(both(&rows) > both(&alone) + 1e-2, "{} with queries", both(&alone));
+    assert!(share(&keys, &rows) < share(&keys, &alone), "keys alone would hold more of keys");
+}
+
+/// 184 is 8 times 23, and Paley knows no matrix of 23, 46, 92 or 184.
+#[test]
+fn heads_without_a_transform_have_no_q4() {
+    let mut plan = cpu::plan(Shape { heads: 2, kv_heads: 1, head_len: 184, ..SHAPE });
+    let error = kv_basis::fit(&mut plan, KvFormat::Q4, Path::new("none")).unwrap_err();
+    let message = "cache type q4: expected heads of a length that has a Hadamard transform, \
+                   found 184";
+    assert_eq!(error.to_string(), message);
+    assert!(error.hint().is_some_and(|hint| hint.contains("--kv-type q8")), "{error:?}");
+    kv_basis::fit(&mut plan, KvFormat::Q8, Path::new("none")).unwrap();
 }

@@ -186,13 +186,18 @@ fn model(folder: &Scratch) -> (PathBuf, PathBuf) {
     let path = folder.join("model.gguf");
     fs::rename(parts.write(folder), &path).unwrap();
     let source = open(&path);
-    let windows: Vec<Vec<u32>> =
-        (0..8).map(|i| (0..64).map(|j| (i * 31 + j * j * 17) % 128).collect()).collect();
     let kept = folder.join("statistics.gguf");
-    let options = run::Options { device: Device::Cpu, threads: 2, ..run::Options::default() };
-    let model = Model::new(&source).unwrap();
-    calibrate(&model, &options, &windows, "print", &kept, &mut || ()).unwrap();
+    listen(&source, 8, &kept);
     (path, kept)
+}
+
+/// Statistics of some windows of 64 tokens.
+fn listen(source: &Source, windows: u32, kept: &Path) {
+    let window = |i: u32| (0..64).map(|j| (i * 31 + j * j * 17) % 128).collect();
+    let windows: Vec<Vec<u32>> = (0..windows).map(window).collect();
+    let options = run::Options { device: Device::Cpu, threads: 2, ..run::Options::default() };
+    let model = Model::new(source).unwrap();
+    calibrate(&model, &options, &windows, "print", kept, &mut || ()).unwrap();
 }
 
 fn to_resq(source: &Source, target: &Path, statistics: &Path) -> Source {
@@ -247,10 +252,10 @@ fn models_run_and_go_back() {
     // What share of the inputs' squares is in 8 bits, as `inspect` says it.
     let shown = succeeds(&["inspect", text(&target)]);
     let line = shown.lines().find(|line| line.contains("blk.1.ffn_down.weight")).unwrap();
-    assert!(line.contains("parted:64, group 96, "), "{line}");
+    assert!(line.contains("parted:64, group 96, 64 inputs in 8 bits, "), "{line}");
     let capture = small.capture("blk.1.ffn_down.weight");
     assert!((1.0 / 3.0..1.0).contains(&capture), "64 of 192 inputs: {capture}");
-    assert!(line.contains(&format!("{:.1}% of the input's squares", 100.0 * capture)), "{line}");
+    assert!(line.contains(&format!("{:.1}% of the squares", 100.0 * capture)), "{line}");
     assert_eq!(small.capture("token_embd.weight"), 0.0);
 
     // The same bytes again; and codes that have no native form.
@@ -262,22 +267,23 @@ fn models_run_and_go_back() {
     assert!(distance(&logits(&open(&native)), &found) == 0.0, "codes stay bytes");
 }
 
+/// What is in a file.
+fn parts_of(source: &Source) -> Parts {
+    let part = |raw: gridmill::file::RawTensor| crate::models::Part {
+        name: raw.info.name.clone(),
+        shape: raw.info.shape.clone(),
+        kind: raw.info.kind,
+        bytes: source.raw_bytes(&raw).to_vec(),
+    };
+    let tensors = source.raw_tensors().map(part).collect();
+    Parts { metadata: source.metadata().clone(), tensors }
+}
+
 /// A file with another plane of signs.
 fn with_signs(folder: &Scratch, path: &Path, change: impl Fn(&mut [u8])) -> String {
-    let source = open(path);
-    let mut parts = Parts { metadata: source.metadata().clone(), tensors: Vec::new() };
-    for raw in source.raw_tensors() {
-        let mut bytes = source.raw_bytes(&raw).to_vec();
-        if raw.info.name == "gridmill.signs.128.1" {
-            change(&mut bytes);
-        }
-        parts.tensors.push(crate::models::Part {
-            name: raw.info.name.clone(),
-            shape: raw.info.shape.clone(),
-            kind: raw.info.kind,
-            bytes,
-        });
-    }
+    let mut parts = parts_of(&open(path));
+    let signs = parts.tensors.iter_mut().filter(|part| part.name == "gridmill.signs.128.1");
+    signs.for_each(|part| change(&mut part.bytes));
     Source::open(parts.write(folder)).err().expect("a file to refuse").to_string()
 }
 
@@ -420,4 +426,52 @@ fn activations_by_name() {
         let args = [&args[..2], &["--device", "0", "--activations", "paper"]].concat();
         fails(&args, 1, "expected activations of 8 bits on a GPU, found some of 4");
     }
+}
+
+/// What a conversion and bases of a cache refuse, each with its message.
+#[test]
+fn models_and_texts_that_will_not_do_are_refused() {
+    let folder = Scratch::new();
+    let (path, statistics) = model(&folder);
+    let (small, target) = (folder.join("resq.gguf"), folder.join("out.gguf"));
+    to_resq(&open(&path), &small, &statistics);
+    let convert = |model: &Path, statistics: &Path, message: &str| {
+        let args = ["convert", text(model), text(&target), "--to", "resq4", "--calibrate"];
+        fails(&[&args[..], &[text(statistics)]].concat(), 1, message);
+        assert!(!target.exists(), "nothing is written");
+    };
+    convert(&small, &statistics, "`: expected one that is not RESQ_P2_N256 already");
+
+    // Fewer tokens than there are loud inputs; more than those of one window are enough.
+    let source = open(&path);
+    let (short, enough) = (folder.join("short.gguf"), folder.join("enough.gguf"));
+    let window: Vec<u32> = (0..48).collect();
+    let options = run::Options { device: Device::Cpu, ..run::Options::default() };
+    let short_windows = [window];
+    let model = Model::new(&source).unwrap();
+    calibrate(&model, &options, &short_windows, "print", &short, &mut || ()).unwrap();
+    let message =
+        "expected a text of at least 64 tokens, as many as inputs have more bits, found 48";
+    convert(&path, &short, message);
+    listen(&source, 1, &enough);
+    to_resq(&source, &folder.join("enough-resq.gguf"), &enough);
+
+    // Heads have 64 directions, and bases need as many tokens.
+    let bases = |statistics: &Path| {
+        let (source, target) = (text(&path).to_string(), text(&target).to_string());
+        ["kv-basis", &source, &target, "--calibrate", text(statistics)].map(str::to_string)
+    };
+    let message =
+        "expected a text of at least 64 tokens, as many as a head has directions, found 48";
+    fails(&bases(&short).each_ref().map(String::as_str), 1, message);
+    succeeds(&bases(&enough).each_ref().map(String::as_str));
+
+    // An architecture that nobody described.
+    let mut parts = parts_of(&source);
+    parts.set("general.architecture", Value::String("mamba".to_string()));
+    let other = parts.write(&folder);
+    fs::remove_file(&target).unwrap();
+    convert(&other, &enough, "unknown architecture `mamba`, expected ");
+    let args = ["kv-basis", text(&other), text(&target), "--calibrate", text(&enough)];
+    fails(&args, 1, "unknown architecture `mamba`, expected ");
 }
