@@ -213,6 +213,9 @@ fn uses_cache(plan: &Plan, ops: Range<usize>) -> Vec<bool> {
 fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     let clean = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
     let rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if k == 1 {
+        return largest(logits, clean).into_iter().collect();
+    }
     let mut all: Vec<_> =
         logits.iter().enumerate().map(|(id, &logit)| (id as u32, clean(logit))).collect();
     if k < all.len() {
@@ -221,6 +224,20 @@ fn top(logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     }
     all.sort_unstable_by(rank);
     all
+}
+
+/// The first of `top`, which every token waits for: two passes that vectors help with.
+fn largest(logits: &[f32], clean: impl Fn(f32) -> f32) -> Option<(u32, f32)> {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (max, &logit) in lanes.iter_mut().zip(chunk) {
+            *max = if logit > *max { logit } else { *max };
+        }
+    }
+    let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &logit| max.max(logit));
+    let id = logits.iter().position(|&logit| clean(logit) == max)?;
+    Some((id as u32, clean(logits[id])))
 }
 
 /// Refuses a batch that a plan or its memory cannot take.
