@@ -36,32 +36,46 @@ unsafe fn look_up(table: &[__m512i; 4], index: __m512i) -> __m512i {
     }
 }
 
-/// Words of `turn`: the first of each lane is from the first two points of its four.
-const TURN: [u16; 32] = {
-    let mut words = [0; 32];
+/// Bytes of `turn`: number r of point `4 * h + i` goes to byte i of lane `8 * h + r`.
+const TURN: [u8; 64] = {
+    let mut bytes = [0; 64];
     let mut at = 0;
-    while at < 32 {
-        let (lane, second) = (at / 2, at % 2);
-        words[at] = ((lane / 8 * 2 + second) * 8 + lane % 8) as u16;
+    while at < 64 {
+        let (lane, i) = (at / 4, at % 4);
+        bytes[at] = ((lane / 8 * 4 + i) * 8 + lane % 8) as u8;
         at += 1;
     }
-    words
+    bytes
 };
 
-/// As [`Simd::points`], from points in the low halves of vectors.
+/// Eight points of eight numbers, one after the other.
+///
+/// # Safety
+/// The machine must have `Level::Avx512`, and each pointer be valid for eight bytes.
+#[inline(always)]
+unsafe fn gather(at: [*const i8; 8]) -> __m512i {
+    // SAFETY: the caller vouches for the instructions and the pointers.
+    unsafe {
+        let mut twos = [_mm_setzero_si128(); 4];
+        for i in 0..4 {
+            let (first, second) = (at[2 * i], at[2 * i + 1]);
+            twos[i] =
+                _mm_unpacklo_epi64(_mm_loadl_epi64(first.cast()), _mm_loadl_epi64(second.cast()));
+        }
+        let low = _mm256_set_m128i(twos[1], twos[0]);
+        let high = _mm256_set_m128i(twos[3], twos[2]);
+        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+    }
+}
+
+/// As [`Simd::points`], from points one after the other.
 ///
 /// # Safety
 /// The machine must have `Level::Avx512`.
 #[inline(always)]
-unsafe fn turn(points: [__m128i; 8]) -> __m512i {
+unsafe fn turn(points: __m512i) -> __m512i {
     // SAFETY: the caller vouches for the instructions.
-    unsafe {
-        let [a, b, c, d, e, f, g, h] = points;
-        let low = _mm256_set_m128i(_mm_unpacklo_epi8(c, d), _mm_unpacklo_epi8(a, b));
-        let high = _mm256_set_m128i(_mm_unpacklo_epi8(g, h), _mm_unpacklo_epi8(e, f));
-        let pairs = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
-        _mm512_permutexvar_epi16(_mm512_loadu_si512(TURN.as_ptr().cast()), pairs)
-    }
+    unsafe { _mm512_permutexvar_epi8(_mm512_loadu_si512(TURN.as_ptr().cast()), points) }
 }
 
 impl Simd for Avx512 {
@@ -170,19 +184,9 @@ impl Simd for Avx512 {
         fn look_up_16(table: __m512i, codes: __m512i) -> __m512i {
             _mm512_shuffle_epi8(table, codes)
         }
-        unsafe fn points(at: [*const i8; 8]) -> [__m512i; 1] {
-            let mut points = [_mm_setzero_si128(); 8];
-            for i in 0..8 {
-                points[i] = _mm_loadl_epi64(at[i].cast());
-            }
-            [turn(points)]
-        }
+        unsafe fn points(at: [*const i8; 8]) -> [__m512i; 1] { [turn(gather(at))] }
         unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [__m512i; 1] {
-            let mut sums = [_mm_setzero_si128(); 8];
-            for i in 0..8 {
-                let (a, b) = (_mm_loadl_epi64(at[i].cast()), _mm_loadl_epi64(more[i].cast()));
-                sums[i] = _mm_adds_epi8(a, b);
-            }
+            let sums = _mm512_adds_epi8(gather(at), gather(more));
             [_mm512_max_epi8(turn(sums), _mm512_set1_epi8(-127))]
         }
         unsafe fn spread_8(at: *const i8) -> [__m512i; 1] {

@@ -77,11 +77,21 @@ pub(crate) fn check_products(
     cols: usize,
     group: usize,
 ) {
+    let activation_group = [64, 32, 16].into_iter().find(|&g| cols.is_multiple_of(g)).unwrap();
+    check_groups(kind, (rows, cols), group, activation_group);
+}
+
+/// As `check_products`, with activations that share a scale over so many inputs.
+fn check_groups(
+    kind: &'static dyn TensorType,
+    (rows, cols): (usize, usize),
+    group: usize,
+    activation_group: usize,
+) {
     let weight = tensor(kind, rows, cols, group);
     for count in [1, 2, 7, 8, 9, 33] {
         let is_int8 = matches!(kind.kernel(), Kernel::Int8 { .. });
         let floats = Random(7).floats(count * cols);
-        let activation_group = [64, 32, 16].into_iter().find(|&g| cols.is_multiple_of(g)).unwrap();
         let ints = quantised(count, cols, activation_group);
         let (columns, exact): (Columns, Vec<Vec<f32>>) = if is_int8 {
             let (stride, subs) = (dot::codes_stride(cols), dot::subs_stride(cols));
@@ -157,7 +167,8 @@ fn many(level: Level, weight: &Tensor, columns: &Columns, group: usize) -> Vec<f
 #[test]
 fn products_of_every_type_match_plain_loops() {
     for &kind in TYPES {
-        for (rows, cols, group) in [(7, 576, 64), (33, 64, 32), (192, 32, 32), (1, 1536, 128)] {
+        let shapes = [(7, 576, 64), (33, 64, 32), (192, 32, 32), (1, 1536, 128), (50, 512, 64)];
+        for (rows, cols, group) in shapes {
             if kind.row_bytes(cols).is_some() {
                 check_products(kind, rows, cols, group);
             } else {
@@ -173,6 +184,17 @@ fn products_of_odd_shapes_match_plain_loops() {
         let kind = by_name(name).unwrap();
         for cols in [576, 640, 896, 1536, 96] {
             check_products(kind, 33, cols, if cols % 64 == 0 { 64 } else { 32 });
+        }
+    }
+}
+
+/// Rows that are held side by side want activations that share scales as they do; others are
+/// multiplied all the same.
+#[test]
+fn products_of_short_groups_match_plain_loops() {
+    for name in ["Q4_0", "Q4_K", "Q6_K", "Q8_0", "HIGGS_P2_N256", "HIGGS_P1_N256"] {
+        for activation_group in [16, 32] {
+            check_groups(by_name(name).unwrap(), (18, 512), 64, activation_group);
         }
     }
 }

@@ -7,7 +7,6 @@
 //!
 //! A run of rows is decoded once for the few, and stays in the cache for the next few.
 
-use super::mat_mul::least_common_multiple;
 use super::{State, Worker};
 use crate::plan::{ExpertPart, Slot};
 use crate::types::dot::{
@@ -105,8 +104,7 @@ impl State {
 
     /// Rows of an expert that one worker multiplies: rows that share codes stay together.
     fn run(&self, part: &ExpertPart) -> usize {
-        let block = self.plan.weights[part.weight.0].kind.row_block();
-        let unit = least_common_multiple(8, block).min(ROWS_MAX);
+        let unit = self.unit(part.weight).min(ROWS_MAX);
         ROWS_MAX / unit * unit
     }
 

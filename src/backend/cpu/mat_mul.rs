@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cells::Cells;
 use super::experts::Gathered;
 use super::{State, Worker};
 use crate::backend::{Capacity, matrices};
-use crate::plan::{Format, Op, Part, Plan, Slot};
+use crate::plan::{Format, Op, Part, Plan, Slot, Weight};
 use crate::simd::Level;
 use crate::types::dot::{
     self, COLUMNS_MAX, Columns, Lookup, Output, Packing, Panel, ROWS_MAX, Scratch,
@@ -43,13 +44,15 @@ impl MatMul {
     ) -> MatMul {
         let mut lookups = vec![Lookup::default(); plan.weights.len()];
         let mut known: HashMap<(*const u8, u32), Lookup> = HashMap::new();
+        let mut wanted = vec![false; plan.weights.len()];
         let (mut packed, mut cols, mut panel) = (0, 0, [0, 0]);
         for op in &plan.ops[ops] {
             for at in matrices(op) {
                 // Weights with one table share what is made of it, so that it stays in the cache.
                 let weight = &plan.weights[at.0];
                 let lookup = known.entry((weight.table.as_ptr(), weight.kind.id()));
-                lookups[at.0] = lookup.or_insert_with(|| Lookup::new(weight, level)).clone();
+                lookups[at.0] = lookup.or_insert_with(|| Lookup::tables(weight, level)).clone();
+                wanted[at.0] = true;
                 cols = weight.cols.max(cols);
             }
             let Op::MatMul { input, .. } = op else { continue };
@@ -62,6 +65,7 @@ impl MatMul {
                 panel[usize::from(int8)] = panel[usize::from(int8)].max(slot.width);
             }
         }
+        let lookups = with_rows(plan, &lookups, &wanted, threads, level);
         let [floats, ints] = panel;
         let local = || Local {
             scratch: Scratch::new(cols),
@@ -72,10 +76,53 @@ impl MatMul {
         MatMul { lookups, packed: Cells::new(packed), locals }
     }
 
+    /// The plan `held` that this was made from, with the weights of `given` where those are held
+    /// once more in the order of the kernels.
+    pub(super) fn without_copies(&self, given: &Plan, mut held: Arc<Plan>) -> Arc<Plan> {
+        let is_twice = |at: &usize| {
+            self.lookups[*at].has_rows()
+                && held.weights[*at].kind.id() != given.weights[*at].kind.id()
+        };
+        let twice: Vec<usize> = (0..self.lookups.len()).filter(is_twice).collect();
+        if !twice.is_empty() {
+            let plan = Arc::make_mut(&mut held);
+            twice.into_iter().for_each(|at| plan.weights[at] = given.weights[at].clone());
+        }
+        held
+    }
+
     pub(super) fn local(&self, worker: &Worker) -> MutexGuard<'_, Local> {
         // What a panic left behind is overwritten before it is read.
         self.locals[worker.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The lookups with the rows of the wanted weights in the order of the kernels.
+fn with_rows(
+    plan: &Plan,
+    lookups: &[Lookup],
+    wanted: &[bool],
+    threads: usize,
+    level: Level,
+) -> Vec<Lookup> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<(usize, Lookup)> {
+        let mine = std::iter::from_fn(|| {
+            let at = next.fetch_add(1, Relaxed);
+            (at < lookups.len()).then_some(at)
+        });
+        let hold = |at: usize| (at, lookups[at].clone().with_rows(&plan.weights[at], level));
+        mine.filter(|&at| wanted[at]).map(hold).collect()
+    };
+    let mut done = lookups.to_vec();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let held = worker.join().expect("reading rows is total");
+            held.into_iter().for_each(|(at, lookup)| done[at] = lookup);
+        }
+    });
+    done
 }
 
 impl State {
@@ -92,6 +139,13 @@ impl State {
                 _ => self.many_columns(worker, &columns, parts),
             }
         }
+    }
+
+    /// Rows that are quickest together: a vector of them, or more; those that share codes stay
+    /// together, too.
+    pub(super) fn unit(&self, weight: Weight) -> usize {
+        let block = self.plan.weights[weight.0].kind.row_block();
+        least_common_multiple(self.mat_mul.lookups[weight.0].rows_together(), block)
     }
 
     fn rows_of(&self, part: &Part) -> usize {
@@ -114,9 +168,8 @@ impl State {
     /// As [`State::op`].
     unsafe fn few_columns(&self, worker: &Worker, columns: &Columns, parts: &[Part]) {
         let all: usize = parts.iter().map(|part| self.rows_of(part)).sum();
-        let blocks = parts.iter().map(|part| self.plan.weights[part.weight.0].kind.row_block());
-        // Whole vectors, and rows that share codes stay together.
-        let unit = blocks.fold(8, least_common_multiple).min(ROWS_MAX);
+        let unit = |part: &Part| self.unit(part.weight);
+        let unit = parts.iter().map(unit).fold(1, least_common_multiple).min(ROWS_MAX);
         let step = (all / (PIECES * worker.count())).next_multiple_of(unit);
         let step = step.clamp(unit, ROWS_MAX / unit * unit);
         let pieces = parts.iter().map(|part| self.rows_of(part).div_ceil(step)).sum();
@@ -201,6 +254,6 @@ impl State {
     }
 }
 
-pub(super) fn least_common_multiple(a: usize, b: usize) -> usize {
+fn least_common_multiple(a: usize, b: usize) -> usize {
     (a..).step_by(a).find(|multiple| multiple.is_multiple_of(b)).expect("their product is one")
 }

@@ -108,6 +108,8 @@ impl Cpu {
         let threads = threads.max(1);
         let given = plan.clone();
         let plan = in_bytes(plan, ops.clone(), threads, |_| true);
+        let mat_mul = MatMul::new(&plan, capacity, ops.clone(), threads, level);
+        let plan = mat_mul.without_copies(&given, plan);
         let uses = uses_cache(&plan, ops.clone());
         let cache = |(layer, info): (usize, &CacheInfo)| {
             let context = if uses[layer] { capacity.context } else { 0 };
@@ -119,7 +121,7 @@ impl Cpu {
             capacity,
             level,
             slots: plan.slots.iter().map(|slot| Memory::new(slot, capacity)).collect(),
-            mat_mul: MatMul::new(&plan, capacity, ops.clone(), threads, level),
+            mat_mul,
             attention: Attention::new(&plan, &caches, capacity, threads),
             caches,
             turns: Turns::of(&plan, &uses),

@@ -11,8 +11,10 @@
 //! which neighbouring lanes are neighbouring rows, and the panel is multiplied with tiles of
 //! columns, so that a decoded weight is used for the whole batch and sums stay in registers.
 
+mod abreast;
 mod float;
 mod int8;
+mod lanes;
 mod panel;
 mod planes;
 mod points;
@@ -151,11 +153,18 @@ pub fn refusal(weight: &Tensor, activation_group: Option<usize>) -> Option<Strin
 pub struct Lookup {
     pairs: Option<Arc<PairTable>>,
     points: Option<Arc<points::Points>>,
+    places: Option<Arc<points::Places>>,
+    lanes: Option<Arc<lanes::Lanes>>,
 }
 
 impl Lookup {
-    /// For a weight, and for any other with its type and its table.
+    /// For a weight.
     pub fn new(weight: &Tensor, level: Level) -> Lookup {
+        Lookup::tables(weight, level).with_rows(weight, level)
+    }
+
+    /// What is made of a weight's table alone, for any with its type and that table.
+    pub fn tables(weight: &Tensor, level: Level) -> Lookup {
         let pairs = match weight.kind.layout() {
             Layout::Pairs | Layout::Parted => {
                 let table: &[i8] = bytemuck::cast_slice(&weight.table);
@@ -163,7 +172,27 @@ impl Lookup {
             }
             _ => None,
         };
-        Lookup { pairs, points: points::Points::new(weight).map(Arc::new) }
+        let points = points::Points::new(weight).map(Arc::new);
+        Lookup { pairs, points, ..Lookup::default() }
+    }
+
+    /// Whether it has the rows of its weight, so that the code plane is not read again.
+    pub fn has_rows(&self) -> bool {
+        self.lanes.is_some()
+    }
+
+    /// Rows that the kernel for few columns multiplies together.
+    pub fn rows_together(&self) -> usize {
+        if self.lanes.is_some() { lanes::ROWS } else { 8 }
+    }
+
+    /// With the weight's rows in the order that its products are quickest in, where that is not
+    /// its own; its code plane is then not read again.
+    #[must_use]
+    pub fn with_rows(self, weight: &Tensor, level: Level) -> Lookup {
+        let places = self.points.as_deref().map(|points| points::Places::new(points, weight));
+        let lanes = lanes::Lanes::new(weight, level).map(Arc::new);
+        Lookup { places: places.map(Arc::new), lanes, ..self }
     }
 }
 
@@ -176,6 +205,7 @@ pub struct Scratch {
     products: Vec<f32>,
     runs: runs::Runs,
     planes: scales::Buffers,
+    lanes: abreast::Buffers,
 }
 
 impl Scratch {
@@ -190,6 +220,7 @@ impl Scratch {
             products: vec![0.0; subs],
             runs: runs::Runs::new(cols),
             planes: scales::Buffers::new(cols),
+            lanes: abreast::Buffers::new(cols),
         }
     }
 }
@@ -220,8 +251,8 @@ pub fn mat_vec(
         }
         Columns::Int8(columns) => {
             let work = int8::MatVec { weight, lookup, first, count, columns, scratch, out };
-            match weight.kind.layout() {
-                Layout::Planes(layout) => planes::rows(level, &layout, work),
+            match &lookup.lanes {
+                Some(lanes) if abreast::fits(lanes, columns) => abreast::rows(level, lanes, work),
                 _ => level.dispatch(work),
             }
         }

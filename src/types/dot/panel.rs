@@ -15,9 +15,9 @@ use crate::simd::{Level, Simd, WithSimd};
 use half::f16;
 
 use super::super::{Int8Row, Kernel, Layout, Rows, SUB, Tensor};
-use super::planes;
 use super::scales::Buffers;
 use super::{Columns, FloatColumns, Int8Columns, Lookup, codes_stride, points, subs_stride};
+use super::{abreast, planes};
 
 /// The most lanes of any instruction set, times two.
 const PANEL_MAX: usize = 32;
@@ -218,11 +218,18 @@ impl WithSimd for Fill<'_> {
             Kernel::Int8 { group, mins } => {
                 let group = if group == 0 { weight.group } else { group };
                 panel.filled = Filled { rows: count, cols, int8: true, group, mins };
-                if let Some(points) = &lookup.points {
-                    let planes = weight.rows(first..first + count);
-                    unpack_norms(panel, &planes, rows);
+                if let (Some(points), Some(places)) = (&lookup.points, &lookup.places) {
+                    unpack_norms(panel, &weight.rows(first..first + count), rows);
                     let packed = &mut panel.packed[..rows * cols / 4];
-                    return points::fill(s, points, &planes, packed);
+                    return points::fill(s, points, places, first..first + count, packed);
+                }
+                if let Some(lanes) = &lookup.lanes {
+                    let room = abreast::Room {
+                        packed: &mut panel.packed[..rows * cols / 4],
+                        scales: &mut panel.scales,
+                        mins: &mut panel.mins,
+                    };
+                    return abreast::fill(level, lanes, lookup.pairs.as_deref(), first, room);
                 }
                 unpack_rows(level, panel, weight, first, rows);
                 cols / 4

@@ -1,19 +1,14 @@
-//! Blocks whose codes lie in planes: few columns, and the integer form of a row for many.
+//! Blocks whose codes lie in planes: the integer form of a row.
 //!
 //! ```text
-//! for each row:
-//!     scales[i], mins[i] = those of values 16 * i and on
-//!     products[i] = scales[i] * activation_scales[i]
-//!     out += mins[i] * activation_scales[i] * activation_sums[i]
-//!     for each vector of values:
-//!         codes = the bytes that their bits are in, shifted and masked
-//!         out += products[i / 16] * (codes * activation_codes)
+//! for each vector of values:
+//!     codes = the bytes that their bits are in, shifted and masked
 //! ```
 //!
 //! A vector's codes are in the order of the values, so that nothing else has to be put into
-//! another: where a byte has the codes of several runs of a vector, it is loaded as often. What is
-//! taken from every code is a minimum, too. How codes are cut into planes ([`Cut`]) is known when
-//! this is compiled; where a block has them is not.
+//! another: where a byte has the codes of several runs of a vector, it is loaded as often. How
+//! codes are cut into planes ([`Cut`]) is known when this is compiled; where a block has them is
+//! not.
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers read best by number")]
 
@@ -22,12 +17,9 @@ use std::marker::PhantomData;
 use crate::simd::{Level, Simd, WithSimd};
 
 use super::super::{High, Int8Row, Plane, Planes, Rows, SUB, Tensor};
-use super::int8::MatVec;
+use super::CODES_ALIGN;
 use super::scales::Buffers;
-use super::{CODES_ALIGN, Int8Columns, codes_stride, subs_stride};
 
-/// How far ahead of its use a weight is asked for: the machine's own guesses end with a page.
-const AHEAD: usize = 2048;
 /// Values of the blocks that a row may have fewer of than vectors go over at once.
 const UNIT: usize = 2 * CODES_ALIGN;
 /// Bytes of those blocks.
@@ -210,131 +202,6 @@ fn last_unit(codes: &[u8]) -> [u8; UNIT_BYTES] {
     let mut copy = [0; UNIT_BYTES];
     copy[..codes.len()].copy_from_slice(codes);
     copy
-}
-
-/// Every row, with up to four columns at a time.
-pub(super) fn rows(level: Level, planes: &Planes, work: MatVec) {
-    let MatVec { weight, first, count, columns, scratch, out, .. } = work;
-    let mut done = 0;
-    while done < columns.count {
-        let part = columns.few(done);
-        let step = part.count;
-        let out = &mut out[done * count..(done + step) * count];
-        let buffers = &mut scratch.planes;
-        buffers.read_columns(planes, &part);
-        let work = FewColumns { planes, weight, first, count, columns: &part, buffers, out };
-        dispatch(planes, (level, work));
-        done += step;
-    }
-}
-
-struct FewColumns<'a> {
-    planes: &'a Planes,
-    weight: &'a Tensor,
-    first: usize,
-    count: usize,
-    columns: &'a Int8Columns<'a>,
-    buffers: &'a mut Buffers,
-    out: &'a mut [f32],
-}
-
-impl WithCut for (Level, FewColumns<'_>) {
-    fn with<K: Codes>(self) {
-        let (level, work) = self;
-        match work.columns.count {
-            1 => level.dispatch(SomeColumns::<K, 1>(work, PhantomData)),
-            2 => level.dispatch(SomeColumns::<K, 2>(work, PhantomData)),
-            _ => level.dispatch(SomeColumns::<K, 4>(work, PhantomData)),
-        }
-    }
-}
-
-struct SomeColumns<'a, K, const C: usize>(FewColumns<'a>, PhantomData<K>);
-
-impl<K: Codes, const C: usize> WithSimd for SomeColumns<'_, K, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with<S: Simd>(self, s: S) {
-        some_columns::<S, K, C>(s, self.0);
-    }
-}
-
-#[inline(always)]
-fn some_columns<S: Simd, K: Codes, const C: usize>(s: S, work: FewColumns) {
-    let FewColumns { planes, weight, first, count, columns, .. } = work;
-    let (subs, unit, vector) = (columns.cols / SUB, unit::<S, K>(), S::LANES / 4);
-    assert!(columns.codes.len() >= C * codes_stride(columns.cols), "padded codes");
-    let levels = table(s, planes);
-    let (all, bytes) = (weight.rows(first..first + count), weight.row_bytes());
-    assert_eq!(bytes * K::SUBS, subs * planes.bytes, "whole blocks");
-    for r in 0..count {
-        let codes = &all.codes[r * bytes..][..bytes];
-        let row = Rows { first: first + r, count: 1, codes, ..all };
-        work.buffers.read_scales(s, planes, weight, &row);
-        let rest = work.buffers.scale_row::<S, C>(s, planes, columns);
-        let mut sums = [rest, [s.splat(0.0); C]];
-        let mut at = row.codes.as_ptr();
-        for start in (0..subs / unit * unit).step_by(unit) {
-            for sub in (0..unit).step_by(vector) {
-                if sub % 4 == 0 {
-                    s.prefetch(at.wrapping_add(sub * planes.bytes / K::SUBS + AHEAD));
-                }
-                let sums = &mut sums[sub / vector % 2];
-                // SAFETY: a unit of the row.
-                unsafe { add_vector::<S, K, C>(s, &work, levels, at, (start, sub), sums) };
-            }
-            at = at.wrapping_add(unit / K::SUBS * planes.bytes);
-        }
-        // What is left is whole vectors, and a part of one, whose blocks are copied.
-        let start = subs / unit * unit;
-        let part = subs / vector * vector;
-        for sub in (0..part - start).step_by(vector) {
-            // SAFETY: a vector of the row.
-            unsafe { add_vector::<S, K, C>(s, &work, levels, at, (start, sub), &mut sums[0]) };
-        }
-        if part < subs {
-            let last = last_unit(&row.codes[part / K::SUBS * planes.bytes..]);
-            let at = last.as_ptr();
-            // SAFETY: a vector of blocks, of which the row has a part.
-            unsafe { add_vector::<S, K, C>(s, &work, levels, at, (part, 0), &mut sums[0]) };
-        }
-        for c in 0..C {
-            work.out[c * count + r] = s.sum(s.add(sums[0][c], sums[1][c]));
-        }
-    }
-}
-
-/// Adds the products of the weights from run `sub` of the unit at run `start` on.
-///
-/// # Safety
-/// `at` is valid for the blocks of a unit up to those of this vector, and a row has that run.
-#[inline(always)]
-unsafe fn add_vector<S: Simd, K: Codes, const C: usize>(
-    s: S,
-    work: &FewColumns,
-    levels: S::Bytes,
-    at: *const u8,
-    (start, sub): (usize, usize),
-    sums: &mut [S::F32; C],
-) {
-    let columns = work.columns;
-    let (stride, padded) = (codes_stride(columns.cols), subs_stride(columns.cols));
-    // SAFETY: as the caller vouches; columns and products are padded to whole vectors.
-    unsafe {
-        let w = codes::<S, K>(s, work.planes, levels, at, sub);
-        for c in 0..C {
-            let x = s.load_bytes(columns.codes.as_ptr().add(c * stride + (start + sub) * SUB));
-            let zero = s.splat_i32(0);
-            let dot = if K::LEVELS || K::BITS == 8 {
-                s.dot4_signed(zero, w, x)
-            } else {
-                s.dot4_unsigned(zero, w, x)
-            };
-            let scale = work.buffers.products().as_ptr().add(c * padded + start + sub);
-            sums[c] = s.fma(s.to_f32(dot), s.load_spread(scale), sums[c]);
-        }
-    }
 }
 
 /// As [`super::super::TensorType::unpack`], by the kernels' own reading, for one row of a weight.

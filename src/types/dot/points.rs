@@ -5,39 +5,41 @@
 //!     sums[0..v] += point(code[block][c]) * x[c]
 //! ```
 //!
-//! Points are padded to eight numbers. Eight columns go at a time: their points are turned so that
-//! a lane has one row's numbers in four columns, as the integer dot product wants them.
+//! Eight numbers are read of every point, of which those past its own go to rows that nobody looks
+//! at. Eight columns go at a time: their points are turned so that a lane has one row's numbers in
+//! four columns, as the integer dot product wants them. To cut codes out of a stream of bits costs
+//! as much as all the rest: it is done once, when a weight is loaded ([`Places`]).
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers read best by number")]
 
+use std::ops::Range;
+
 use crate::simd::Simd;
 
-use super::super::{Layout, Rows, Tensor};
+use super::super::{Layout, Tensor};
 use super::int8::MatVec;
 use super::panel::greatest_common_divisor;
 use super::{Int8Columns, SUB, codes_stride, subs_stride};
 
-/// Numbers of a padded point, and columns of a step.
+/// Numbers that are read of a point, and columns of a step.
 const EIGHT: usize = 8;
 /// Sums of a step: eight rows, in two halves of its columns.
 const SUMS: usize = 2 * EIGHT;
-/// Bits of the widest code: eight of them with what is read past the last fit [`TAIL`].
+/// Bits of the widest code with its residual.
 const WIDTH_MAX: usize = 32;
-/// Bytes for the last codes of a plane, where the reads of the others would leave it.
-const TAIL: usize = WIDTH_MAX + 8;
-/// Bits of a main code, where the width of codes is known when this is compiled.
-const BITS: usize = 12;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
 
-/// The points of a weight, padded.
+/// The points of a weight, each `stride` from the one before.
 pub(super) struct Points {
-    main: Vec<[i8; EIGHT]>,
+    main: Vec<i8>,
     /// Empty if codes are of one point.
-    residual: Vec<[i8; EIGHT]>,
+    residual: Vec<i8>,
     v: usize,
     bits: usize,
     width: usize,
+    /// What a place is multiplied with: 1, or 8 where the table is too long for places of 16 bits.
+    unit: usize,
 }
 
 impl Points {
@@ -45,93 +47,137 @@ impl Points {
     pub(super) fn new(weight: &Tensor) -> Option<Points> {
         let Layout::Points { v, bits, residual_bits } = weight.kind.layout() else { return None };
         assert!(v <= EIGHT && bits + residual_bits <= WIDTH_MAX, "points that fit");
+        assert!(bits.max(residual_bits) <= 16, "codes that fit");
         let table: &[i8] = bytemuck::cast_slice(&weight.table);
         let (main, residual) = table.split_at(v << bits);
-        let pad = |point: &[i8]| {
-            let mut padded = [0; EIGHT];
-            padded[..v].copy_from_slice(point);
-            padded
+        assert!(residual.is_empty() || residual.len() == v << residual_bits, "a point per code");
+        let unit = if v << bits.max(residual_bits) <= 1 << 16 { 1 } else { EIGHT };
+        let stride = if unit == 1 { v } else { EIGHT };
+        // What the sums of two points are cut to.
+        let least = if residual.is_empty() { -127 } else { i8::MIN };
+        let lay = |points: &[i8]| {
+            let mut laid = vec![0; points.len() / v * stride + EIGHT];
+            for (to, point) in laid.chunks_mut(stride).zip(points.chunks_exact(v)) {
+                to.iter_mut().zip(point).for_each(|(to, &q)| *to = q.max(least));
+            }
+            laid
         };
-        let mut main: Vec<_> = main.chunks_exact(v).map(pad).collect();
-        let residual: Vec<_> = residual.chunks_exact(v).map(pad).collect();
-        if residual.is_empty() {
-            // What the sums of two points are cut to.
-            main.as_flattened_mut().iter_mut().for_each(|q| *q = (*q).max(-127));
-        }
-        assert_eq!(main.len(), 1 << bits, "a point for every code");
-        assert!(residual.is_empty() || residual.len() == 1 << residual_bits, "and here");
-        Some(Points { main, residual, v, bits, width: bits + residual_bits })
+        let residual = if residual.is_empty() { Vec::new() } else { lay(residual) };
+        Some(Points { main: lay(main), residual, v, bits, width: bits + residual_bits, unit })
     }
+}
 
-    /// Bits of a code and its residual, or 0 where the first does not have [`BITS`].
-    fn known_width(&self) -> usize {
-        if self.bits == BITS { self.width } else { 0 }
+/// Where the points of a weight's codes are.
+pub(super) struct Places {
+    /// `(row blocks, cols)`.
+    main: Vec<u16>,
+    /// The same of second points; empty if there are none.
+    residual: Vec<u16>,
+    /// `(row blocks, groups, SUMS)`: the half-precision scales of eight rows, and once more.
+    norms: Vec<u16>,
+    blocks: usize,
+    cols: usize,
+    group: usize,
+}
+
+impl Places {
+    /// Of a weight with these points.
+    pub(super) fn new(points: &Points, weight: &Tensor) -> Places {
+        let Points { v, bits, width, unit, .. } = *points;
+        let (cols, groups) = (weight.cols, weight.cols / weight.group);
+        let blocks = weight.rows.div_ceil(v);
+        let stride = if unit == 1 { v } else { 1 };
+        let has_residual = !points.residual.is_empty();
+        let mut places = Places {
+            main: Vec::with_capacity(blocks * cols),
+            residual: Vec::with_capacity(if has_residual { blocks * cols } else { 0 }),
+            norms: vec![0; blocks * groups * SUMS],
+            blocks,
+            cols,
+            group: weight.group,
+        };
+        // Eight codes are whole bytes.
+        for codes in weight.codes.chunks_exact(width) {
+            let mut padded = [0; WIDTH_MAX + 8];
+            padded[..width].copy_from_slice(codes);
+            for bit in (0..8 * width).step_by(width) {
+                let word: [u8; 8] = padded[bit / 8..][..8].try_into().expect("eight bytes");
+                let code = (u64::from_le_bytes(word) >> (bit % 8)) as usize;
+                places.main.push(((code & ((1 << bits) - 1)) * stride) as u16);
+                if has_residual {
+                    let rest = code >> bits & ((1 << (width - bits)) - 1);
+                    places.residual.push((rest * stride) as u16);
+                }
+            }
+        }
+        assert_eq!(places.main.len(), blocks * cols, "a code per block and column");
+        for (row, norms) in weight.norms.as_chunks::<2>().0.chunks_exact(groups).enumerate() {
+            for (group, &norm) in norms.iter().enumerate() {
+                let at = (row / v * groups + group) * SUMS + row % v;
+                places.norms[at] = u16::from_le_bytes(norm);
+                places.norms[at + EIGHT] = u16::from_le_bytes(norm);
+            }
+        }
+        places
     }
 }
 
 /// Every row, with up to four columns at a time.
 #[inline(always)]
 pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
-    let MatVec { weight, lookup, first, count, columns, out, .. } = work;
+    let MatVec { lookup, first, count, columns, out, .. } = work;
     let points = lookup.points.as_deref().expect("a lookup of this weight");
-    let planes = weight.rows(first..first + count);
+    let places = lookup.places.as_deref().expect("a lookup of this weight");
     let mut done = 0;
     while done < columns.count {
         let part = columns.few(done);
         let step = part.count;
         let out = &mut out[done * count..(done + step) * count];
+        let range = first..first + count;
         match step {
-            1 => widths::<S, 1>(s, points, &planes, &part, out),
-            2 => widths::<S, 2>(s, points, &planes, &part, out),
-            _ => widths::<S, 4>(s, points, &planes, &part, out),
+            1 => forms::<S, 1>(s, points, places, range, &part, out),
+            2 => forms::<S, 2>(s, points, places, range, &part, out),
+            _ => forms::<S, 4>(s, points, places, range, &part, out),
         }
         done += step;
     }
 }
 
-/// The widths of the presets are known where the codes are read.
+/// Whether there are second points, and whether places are numbers of points, is known inside.
 #[inline(always)]
-fn widths<S: Simd, const C: usize>(
+fn forms<S: Simd, const C: usize>(
     s: S,
     points: &Points,
-    planes: &Rows,
+    places: &Places,
+    rows: Range<usize>,
     columns: &Int8Columns,
     out: &mut [f32],
 ) {
-    match (points.known_width(), points.residual.is_empty()) {
-        (12, true) => blocks::<S, C, 12, false>(s, points, planes, columns, out),
-        (18, false) => blocks::<S, C, 18, true>(s, points, planes, columns, out),
-        (20, false) => blocks::<S, C, 20, true>(s, points, planes, columns, out),
-        (_, true) => blocks::<S, C, 0, false>(s, points, planes, columns, out),
-        (_, false) => blocks::<S, C, 0, true>(s, points, planes, columns, out),
+    match (points.residual.is_empty(), points.unit == 1) {
+        (true, true) => blocks::<S, C, false, false>(s, points, places, rows, columns, out),
+        (true, false) => blocks::<S, C, false, true>(s, points, places, rows, columns, out),
+        (false, true) => blocks::<S, C, true, false>(s, points, places, rows, columns, out),
+        (false, false) => blocks::<S, C, true, true>(s, points, places, rows, columns, out),
     }
 }
 
 #[inline(always)]
-fn blocks<S: Simd, const C: usize, const W: usize, const R: bool>(
+fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
     s: S,
     points: &Points,
-    planes: &Rows,
+    places: &Places,
+    rows: Range<usize>,
     columns: &Int8Columns,
     out: &mut [f32],
 ) {
-    let width = if W == 0 { points.width } else { W };
-    let (cols, v) = (planes.cols, points.v);
-    let bytes = cols / EIGHT * width;
-    let groups = cols / planes.group;
-    let skipped = planes.first % v;
-    let norms = planes.norms.as_chunks::<2>().0;
-    for block in 0..planes.codes.len() / bytes {
-        let codes = &planes.codes[block * bytes..];
-        let row = |t: usize| (block * v + t).wrapping_sub(skipped);
-        let norm = |group: usize, t: usize| {
-            let norm = (t < v && row(t) < planes.count).then(|| norms[row(t) * groups + group]);
-            norm.map_or(0.0, |norm| half::f16::from_le_bytes(norm).to_f32())
-        };
-        let sums = block_sums::<S, C, W, R>(s, points, planes, columns, codes, norm);
+    let (v, count) = (points.v, rows.len());
+    assert!(rows.end.div_ceil(v) <= places.blocks && columns.cols == places.cols, "rows that are");
+    for block in rows.start / v..rows.end.div_ceil(v) {
+        let sums = block_sums::<S, C, R, F>(s, points, places, columns, block);
         for (c, sums) in sums.iter().enumerate() {
-            for t in (0..v).filter(|&t| row(t) < planes.count) {
-                out[c * planes.count + row(t)] = sums[t] + sums[EIGHT + t];
+            for row in (block * v).max(rows.start)..(block * v + v).min(rows.end) {
+                let t = row - block * v;
+                out[c * count + row - rows.start] = sums[t] + sums[EIGHT + t];
             }
         }
     }
@@ -139,46 +185,30 @@ fn blocks<S: Simd, const C: usize, const W: usize, const R: bool>(
 
 /// The products of a block's rows with each column, in two halves.
 #[inline(always)]
-fn block_sums<S: Simd, const C: usize, const W: usize, const R: bool>(
+fn block_sums<S: Simd, const C: usize, const R: bool, const F: bool>(
     s: S,
     points: &Points,
-    planes: &Rows,
+    places: &Places,
     columns: &Int8Columns,
-    codes: &[u8],
-    norm: impl Fn(usize, usize) -> f32,
+    block: usize,
 ) -> [[f32; SUMS]; C] {
-    let width = if W == 0 { points.width } else { W };
-    let cols = planes.cols;
-    let run = greatest_common_divisor(planes.group, columns.group);
+    let (cols, groups) = (places.cols, places.cols / places.group);
+    let run = greatest_common_divisor(places.group, columns.group);
     assert!(run.is_multiple_of(SUB), "runs that fit");
     let vectors = SUMS / S::LANES;
     let mut floats = [[s.splat(0.0); VECTORS]; C];
-    let (mut norms, mut tail) = ([0.0; SUMS], [0; TAIL]);
     for start in (0..cols).step_by(run) {
-        if start % planes.group == 0 {
-            for t in 0..EIGHT {
-                norms[t] = norm(start / planes.group, t);
-                norms[EIGHT + t] = norms[t];
-            }
-        }
         let mut dots = [[s.splat_i32(0); VECTORS]; C];
         for c in 0..C {
             let sums = &columns.sums[c * subs_stride(cols) + start / SUB..][..run / SUB];
-            // What takes the bias off, once for both halves of the columns.
-            let bias = -S::BIAS * sums.iter().sum::<i32>();
-            let mut both = [0; SUMS];
-            both[..EIGHT].fill(bias);
-            for i in 0..vectors {
-                // SAFETY: `vectors` of them are `SUMS` numbers.
-                dots[c][i] = unsafe { s.load_i32(both.as_ptr().add(i * S::LANES)) };
-            }
+            // What takes the bias off, a half of it in each half of the columns.
+            let bias = -S::BIAS / 2 * sums.iter().sum::<i32>();
+            dots[c] = [s.splat_i32(bias); VECTORS];
         }
         for at in (start..start + run).step_by(EIGHT) {
-            let from = codes_at(codes, at / EIGHT * width, width, &mut tail);
-            // SAFETY: `TAIL` bytes are there, codes are below the tables' lengths, and each column
-            // has eight values at `at`.
+            // SAFETY: the block has eight places at `at`, and each column eight values.
             unsafe {
-                let weights = step::<S, W, R>(s, points, from);
+                let weights = step::<S, R, F>(s, points, places, block * cols + at);
                 for c in 0..C {
                     let x = columns.codes.as_ptr().add(c * codes_stride(cols) + at);
                     let x = s.spread_8(x);
@@ -189,11 +219,12 @@ fn block_sums<S: Simd, const C: usize, const W: usize, const R: bool>(
                 }
             }
         }
+        let norms = &places.norms[(block * groups + start / places.group) * SUMS..][..SUMS];
         for c in 0..C {
             let scale = s.splat(columns.scales[c * subs_stride(cols) + start / SUB]);
             for i in 0..vectors {
                 // SAFETY: `vectors` of them are `SUMS` numbers.
-                let norm = unsafe { s.load(norms.as_ptr().add(i * S::LANES)) };
+                let norm = unsafe { s.load_f16(norms.as_ptr().add(i * S::LANES)) };
                 floats[c][i] = s.fma(s.to_f32(dots[c][i]), s.mul(norm, scale), floats[c][i]);
             }
         }
@@ -208,64 +239,53 @@ fn block_sums<S: Simd, const C: usize, const W: usize, const R: bool>(
     sums
 }
 
-/// Where the `width` bytes of eight codes and what is read after them can be read: in place, or at
-/// the end of a plane in a copy.
+/// Rows `first..first + count` of a panel of as many rows as `packed` has room for:
+/// `packed[k][row]` has four columns.
 #[inline(always)]
-fn codes_at(codes: &[u8], from: usize, width: usize, tail: &mut [u8; TAIL]) -> *const u8 {
-    if from + TAIL <= codes.len() {
-        return codes[from..].as_ptr();
-    }
-    tail[..width].copy_from_slice(&codes[from..from + width]);
-    tail.as_ptr()
-}
-
-/// Rows of a panel of as many rows as `packed` has room for: `packed[k][row]` has four columns.
-#[inline(always)]
-pub(super) fn fill<S: Simd>(s: S, points: &Points, planes: &Rows, packed: &mut [u32]) {
-    match (points.known_width(), points.residual.is_empty()) {
-        (12, true) => fill_blocks::<S, 12, false>(s, points, planes, packed),
-        (18, false) => fill_blocks::<S, 18, true>(s, points, planes, packed),
-        (20, false) => fill_blocks::<S, 20, true>(s, points, planes, packed),
-        (_, true) => fill_blocks::<S, 0, false>(s, points, planes, packed),
-        (_, false) => fill_blocks::<S, 0, true>(s, points, planes, packed),
-    }
-}
-
-#[inline(always)]
-fn fill_blocks<S: Simd, const W: usize, const R: bool>(
+pub(super) fn fill<S: Simd>(
     s: S,
     points: &Points,
-    planes: &Rows,
+    places: &Places,
+    rows: Range<usize>,
     packed: &mut [u32],
 ) {
-    let width = if W == 0 { points.width } else { W };
-    let (cols, v) = (planes.cols, points.v);
-    let rows = packed.len() / (cols / 4);
     // What is past the last row is multiplied, too, and then dropped.
     packed.fill(0);
-    let bytes = cols / EIGHT * width;
-    let skipped = planes.first % v;
-    let mut tail = [0; TAIL];
-    for block in 0..planes.codes.len() / bytes {
-        let codes = &planes.codes[block * bytes..];
-        let first = (block * v).saturating_sub(skipped);
-        let count = (block * v + v - skipped).min(planes.count) - first;
-        let skip = first + skipped - block * v;
+    match (points.residual.is_empty(), points.unit == 1) {
+        (true, true) => fill_blocks::<S, false, false>(s, points, places, rows, packed),
+        (true, false) => fill_blocks::<S, false, true>(s, points, places, rows, packed),
+        (false, true) => fill_blocks::<S, true, false>(s, points, places, rows, packed),
+        (false, false) => fill_blocks::<S, true, true>(s, points, places, rows, packed),
+    }
+}
+
+#[inline(always)]
+fn fill_blocks<S: Simd, const R: bool, const F: bool>(
+    s: S,
+    points: &Points,
+    places: &Places,
+    rows: Range<usize>,
+    packed: &mut [u32],
+) {
+    let (cols, v) = (places.cols, points.v);
+    let room = packed.len() / (cols / 4);
+    assert!(rows.end.div_ceil(v) <= places.blocks && rows.len() <= room, "rows that are");
+    for block in rows.start / v..rows.end.div_ceil(v) {
+        let (start, end) = ((block * v).max(rows.start), (block * v + v).min(rows.end));
         for at in 0..cols / EIGHT {
-            let from = codes_at(codes, at * width, width, &mut tail);
             let mut lanes = [0_u32; SUMS];
-            // SAFETY: `TAIL` bytes are there, and codes are below the tables' lengths; the vectors
-            // are `SUMS` lanes.
+            // SAFETY: the block has eight places there; the vectors are `SUMS` lanes.
             unsafe {
-                let weights = step::<S, W, R>(s, points, from);
+                let weights = step::<S, R, F>(s, points, places, block * cols + at * EIGHT);
                 for i in 0..SUMS / S::LANES {
                     let w = s.bias(weights.as_ref()[i]);
                     s.store_bytes(lanes.as_mut_ptr().add(i * S::LANES).cast(), w);
                 }
             }
             for (half, lanes) in lanes.chunks_exact(EIGHT).enumerate() {
-                let line = (2 * at + half) * rows + first;
-                packed[line..line + count].copy_from_slice(&lanes[skip..skip + count]);
+                let line = (2 * at + half) * room + start - rows.start;
+                let lanes = &lanes[start - block * v..end - block * v];
+                packed[line..line + lanes.len()].copy_from_slice(lanes);
             }
         }
     }
@@ -274,31 +294,26 @@ fn fill_blocks<S: Simd, const W: usize, const R: bool>(
 /// The weights of eight columns.
 ///
 /// # Safety
-/// `at` is valid for [`TAIL`] bytes, and the tables have every code.
+/// There are eight places at `at`, counted from the first of all.
 #[inline(always)]
-unsafe fn step<S: Simd, const W: usize, const R: bool>(
+unsafe fn step<S: Simd, const R: bool, const F: bool>(
     s: S,
     points: &Points,
-    at: *const u8,
+    places: &Places,
+    at: usize,
 ) -> S::Points {
-    let width = if W == 0 { points.width } else { W };
-    let bits = if W == 0 { points.bits } else { BITS };
-    let mask = (1 << bits) - 1;
-    let rest = (1 << (width - bits)) - 1;
-    let mut mains = [points.main.as_ptr().cast::<i8>(); EIGHT];
-    let mut more = [points.residual.as_ptr().cast::<i8>(); EIGHT];
-    for i in 0..EIGHT {
-        let bit = i * width;
-        // SAFETY: as the caller vouches; the last word begins before byte `WIDTH_MAX`.
-        unsafe {
-            let word = at.add(bit / 8).cast::<u64>().read_unaligned();
-            let code = (u64::from_le(word) >> (bit % 8)) as usize;
-            mains[i] = mains[i].add((code & mask) * EIGHT);
+    let mut mains = [points.main.as_ptr(); EIGHT];
+    let mut more = [points.residual.as_ptr(); EIGHT];
+    // SAFETY: as the caller vouches; every place is one of a point, with eight numbers after it.
+    unsafe {
+        for i in 0..EIGHT {
+            let place = usize::from(*places.main.as_ptr().add(at + i));
+            mains[i] = mains[i].add(if F { place * EIGHT } else { place });
             if R {
-                more[i] = more[i].add((code >> bits & rest) * EIGHT);
+                let place = usize::from(*places.residual.as_ptr().add(at + i));
+                more[i] = more[i].add(if F { place * EIGHT } else { place });
             }
         }
+        if R { s.point_sums(mains, more) } else { s.points(mains) }
     }
-    // SAFETY: every code has a point.
-    unsafe { if R { s.point_sums(mains, more) } else { s.points(mains) } }
 }

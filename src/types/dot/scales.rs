@@ -1,26 +1,17 @@
 //! The scales and minimums of rows whose layout is [`super::super::Layout::Planes`].
 
-#![allow(clippy::needless_range_loop, reason = "columns in registers read best by number")]
-
 use crate::simd::Simd;
 
 use super::super::{Planes, Rows, SUB, ScaleIntegers, Tensor};
-use super::{Int8Columns, subs_stride};
+use super::subs_stride;
 
-/// The most columns at a time.
-const COLUMNS: usize = 4;
-
-/// Memory for the scales of a row, and for what they are multiplied with.
+/// Memory for the scales of a row.
 pub(super) struct Buffers {
     halves: Vec<u16>,
     factors: Vec<f32>,
     integers: [Vec<i8>; 2],
     scales: Vec<f32>,
     mins: Vec<f32>,
-    /// `(columns, runs)`: scales of weights and activations.
-    products: Vec<f32>,
-    /// `(columns, runs)`: what a minimum, or a scale, is multiplied with.
-    leans: Vec<f32>,
 }
 
 impl Buffers {
@@ -33,15 +24,7 @@ impl Buffers {
             integers: [vec![0; subs], vec![0; subs]],
             scales: vec![0.0; subs],
             mins: vec![0.0; subs],
-            products: vec![0.0; COLUMNS * subs],
-            leans: vec![0.0; COLUMNS * subs],
         }
-    }
-
-    /// `(columns, runs)`: what a run's integer products are multiplied with.
-    #[inline(always)]
-    pub(super) fn products(&self) -> &[f32] {
-        &self.products
     }
 
     /// The scales that were taken in, and what is left of earlier ones.
@@ -145,52 +128,6 @@ impl Buffers {
             // SAFETY: both are `subs_stride` long, whole vectors.
             unsafe { s.store(to.as_mut_ptr().add(at), s.load_f16(self.halves.as_ptr().add(at))) };
         }
-    }
-
-    /// Multiplies the scales of a row with those of each column; returns what the minimums amount
-    /// to.
-    #[inline(always)]
-    pub(super) fn scale_row<S: Simd, const C: usize>(
-        &mut self,
-        s: S,
-        planes: &Planes,
-        columns: &Int8Columns,
-    ) -> [S::F32; C] {
-        let subs = subs_stride(columns.cols);
-        assert!(columns.scales.len() >= C * subs && self.products.len() >= C * subs, "columns");
-        let mins = if planes.min_factor.is_some() { &self.mins } else { &self.scales };
-        let mut rest = [s.splat(0.0); C];
-        for at in (0..subs).step_by(S::LANES) {
-            // SAFETY: rows of scales are whole vectors, and there are `C`, as just asserted.
-            unsafe {
-                let scale = s.load(self.scales.as_ptr().add(at));
-                let min = s.load(mins.as_ptr().add(at));
-                for c in 0..C {
-                    let at = c * subs + at;
-                    let product = s.mul(scale, s.load(columns.scales.as_ptr().add(at)));
-                    s.store(self.products.as_mut_ptr().add(at), product);
-                    rest[c] = s.fma(min, s.load(self.leans.as_ptr().add(at)), rest[c]);
-                }
-            }
-        }
-        rest
-    }
-
-    /// Takes what columns multiply minimums with, and makes what is past a row nothing.
-    #[inline(always)]
-    pub(super) fn read_columns(&mut self, planes: &Planes, columns: &Int8Columns) {
-        let (subs, stride) = (columns.cols / SUB, subs_stride(columns.cols));
-        let sign = if planes.min_factor.is_some() { 1.0 } else { -f32::from(planes.offset) };
-        for c in 0..columns.count {
-            for at in c * stride..c * stride + subs {
-                self.leans[at] = sign * columns.scales[at] * columns.sums[at] as f32;
-            }
-            self.leans[c * stride + subs..(c + 1) * stride].fill(0.0);
-        }
-        // A vector of scales may be read past the last one.
-        self.halves[subs..stride].fill(0);
-        self.scales[subs..stride].fill(0.0);
-        self.mins[subs..stride].fill(0.0);
     }
 }
 
