@@ -160,9 +160,9 @@ impl Lanes {
         for (group, (codes, scales)) in codes.zip(scales).enumerate() {
             let rows = group * ROWS..(group * ROWS + ROWS).min(rows);
             reader.codes.fill(0);
-            for (lane, row) in rows.enumerate() {
-                let row = weight.rows(row..row + 1);
-                reader.read(&row, lane);
+            for (lane, number) in rows.enumerate() {
+                let row = weight.rows(number..number + 1);
+                reader.read(&row, number, lane);
                 reader.put_scales(&row, lane, scales);
             }
             reader.put_codes(codes);
@@ -248,8 +248,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The codes of a row.
-    fn read(&mut self, row: &Rows, lane: usize) {
+    /// The codes of a row, the `number`-th of the weight.
+    fn read(&mut self, row: &Rows, number: usize, lane: usize) {
         let len = self.codes.len() / ROWS;
         let codes = &mut self.codes[lane * len..][..len];
         let bias = if self.level.is_biased() { 0x80 } else { 0 };
@@ -264,7 +264,7 @@ impl<'a> Reader<'a> {
         let [scales, mins] = &mut self.floats;
         let (scales, mins) = (&mut scales[..subs], &mut mins[..subs]);
         let mut out = Int8Row { values: &mut self.values, scales, mins };
-        super::unpack(self.level, self.weight, row.first, &mut self.scratch, &mut out);
+        super::unpack(self.level, self.weight, number, &mut self.scratch, &mut out);
         let values = self.values.iter().map(|value| value.cast_unsigned());
         let pairs = codes.iter_mut().zip(values);
         match self.form.meaning {

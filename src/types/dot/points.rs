@@ -78,6 +78,8 @@ pub(super) struct Places {
     blocks: usize,
     cols: usize,
     group: usize,
+    /// Rows of the first block that are not the weight's own.
+    skip: usize,
 }
 
 impl Places {
@@ -85,7 +87,8 @@ impl Places {
     pub(super) fn new(points: &Points, weight: &Tensor) -> Places {
         let Points { v, bits, width, unit, .. } = *points;
         let (cols, groups) = (weight.cols, weight.cols / weight.group);
-        let blocks = weight.rows.div_ceil(v);
+        let skip = weight.skip();
+        let blocks = (skip + weight.rows).div_ceil(v);
         let stride = if unit == 1 { v } else { 1 };
         let has_residual = !points.residual.is_empty();
         let mut places = Places {
@@ -95,6 +98,7 @@ impl Places {
             blocks,
             cols,
             group: weight.group,
+            skip,
         };
         // Eight codes are whole bytes.
         for codes in weight.codes.chunks_exact(width) {
@@ -113,7 +117,7 @@ impl Places {
         assert_eq!(places.main.len(), blocks * cols, "a code per block and column");
         for (row, norms) in weight.norms.as_chunks::<2>().0.chunks_exact(groups).enumerate() {
             for (group, &norm) in norms.iter().enumerate() {
-                let at = (row / v * groups + group) * SUMS + row % v;
+                let at = ((skip + row) / v * groups + group) * SUMS + (skip + row) % v;
                 places.norms[at] = u16::from_le_bytes(norm);
                 places.norms[at + EIGHT] = u16::from_le_bytes(norm);
             }
@@ -122,7 +126,8 @@ impl Places {
     }
 }
 
-/// Every row, with up to four columns at a time.
+/// Every row, with up to four columns at a time. From here on rows are counted from the first of
+/// the first block, as those of [`fill`] are.
 #[inline(always)]
 pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
     let MatVec { lookup, first, count, columns, out, .. } = work;
@@ -133,7 +138,7 @@ pub(super) fn rows<S: Simd>(s: S, work: MatVec) {
         let part = columns.few(done);
         let step = part.count;
         let out = &mut out[done * count..(done + step) * count];
-        let range = first..first + count;
+        let range = places.skip + first..places.skip + first + count;
         match step {
             1 => forms::<S, 1>(s, points, places, range, &part, out),
             2 => forms::<S, 2>(s, points, places, range, &part, out),
@@ -251,6 +256,7 @@ pub(super) fn fill<S: Simd>(
 ) {
     // What is past the last row is multiplied, too, and then dropped.
     packed.fill(0);
+    let rows = places.skip + rows.start..places.skip + rows.end;
     match (points.residual.is_empty(), points.unit == 1) {
         (true, true) => fill_blocks::<S, false, false>(s, points, places, rows, packed),
         (true, false) => fill_blocks::<S, false, true>(s, points, places, rows, packed),
