@@ -231,7 +231,7 @@ fn parse(line: &str) -> Option<(String, Place, String)> {
     Some((label.to_string(), place, sum))
 }
 
-/// Of everything that decides what a conversion writes.
+/// Of everything that decides what a conversion writes, and of the files it reads from.
 ///
 /// # Errors
 /// If the source is gone.
@@ -240,17 +240,23 @@ pub(super) fn fingerprint(
     items: &[Item],
     statistics: &Statistics,
 ) -> Result<String> {
-    let mut hash = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
-    hash.update(&statistics.fingerprint);
+    let mut hash = Sha256::new_with_prefix(conversion(items, Some(statistics)));
     for path in source.shard_paths() {
         let metadata = path.metadata().at(path.display())?;
         // Where a system does not say when, the length alone has to do.
         hash.update(format!("{} {:?}\n", metadata.len(), metadata.modified().ok()));
     }
+    Ok(sum(hash))
+}
+
+/// Of everything but the source that decides what a conversion writes, on any machine.
+pub(super) fn conversion(items: &[Item], statistics: Option<&Statistics>) -> String {
+    let mut hash = Sha256::new_with_prefix(env!("CARGO_PKG_VERSION"));
+    hash.update(statistics.map_or("", |statistics| &statistics.fingerprint));
     for item in items {
         let Item { name, kind, basis, group, sign_seed, keep, capture, .. } = item;
         let kind = kind.name();
         hash.update(format!("{name} {kind} {basis:?} {group} {sign_seed} {keep} {capture}\n"));
     }
-    Ok(sum(hash))
+    sum(hash)
 }

@@ -142,7 +142,7 @@ fn with_journal(
     let items = learn::with_points(source, options, items, journal)?;
     let mut feedbacks = feedbacks(source, statistics)?;
     feedbacks.damped = journal.damped();
-    let (mut writer, jobs) = lay_out(source, target, options, items)?;
+    let (mut writer, jobs) = lay_out(source, target, options, items, statistics)?;
     let mut lines = Vec::new();
     for Job { item, order, planes } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
@@ -181,7 +181,7 @@ pub fn retune(source: &Source, target: &Path, options: &Options, factors: &Facto
     let stay = Options { keep: true, recipe: None, overrides: Vec::new(), ..options.clone() };
     let mut items = plan(source, &stay)?;
     items.iter_mut().for_each(|item| item.keep = true);
-    let (mut writer, jobs) = lay_out(source, target, &stay, items)?;
+    let (mut writer, jobs) = lay_out(source, target, &stay, items, None)?;
     for Job { item, planes, .. } in jobs {
         let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
         let encoded = encode::encode(&tensor, &item, &mut Feedbacks::none());
@@ -250,13 +250,15 @@ fn lay_out(
     target: &Path,
     options: &Options,
     items: Vec<Item>,
+    statistics: Option<&Statistics>,
 ) -> Result<(Writer, Vec<Job>)> {
+    let conversion = journal::conversion(&items, statistics);
     let (metadata, mut records, mut jobs) = records(source, options.form, items)?;
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
     let Some(share) = options.share else {
         return Ok((Writer::create(target, &sources, &metadata, records)?, jobs));
     };
-    let metadata = share.metadata(&metadata, records.len());
+    let metadata = share.metadata(&metadata, records.len(), conversion);
     let mine = shared_out(&jobs, share)?;
     let planes = |jobs: &[Job]| jobs.iter().map(|job| job.planes.len()).sum::<usize>();
     let (before, own) = (planes(&jobs[..mine.start]), planes(&jobs[mine.clone()]));

@@ -17,6 +17,8 @@ pub(super) const PREFIX: &str = "split.";
 pub(super) const NUMBER: &str = "split.no";
 pub(super) const COUNT: &str = "split.count";
 pub(super) const TENSORS: &str = "split.tensors.count";
+/// A key of our own: what decided the bytes of shards that were converted apart.
+pub(super) const CONVERSION: &str = "split.conversion";
 
 /// One mapped file of a model.
 pub(super) struct Shard {
@@ -65,6 +67,7 @@ pub(super) fn open(path: &Path, types: &[&'static dyn TensorType]) -> Result<Vec
         shards.push(shard);
     }
     check_tensor_count(&shards)?;
+    check_conversion(&shards)?;
     Ok(shards)
 }
 
@@ -105,6 +108,30 @@ fn check_tensor_count(shards: &[Shard]) -> Result<()> {
         if let Some(expected) = expected.filter(|&expected| expected != found) {
             let place = shard.path.display();
             bail!("{place}: `{TENSORS}` is {expected}, but the shards have {found} together");
+        }
+    }
+    Ok(())
+}
+
+/// Shards of conversions with other settings fit each other, and would be a model that nobody made.
+fn check_conversion(shards: &[Shard]) -> Result<()> {
+    let of = |shard: &Shard| -> Result<Option<String>> {
+        let found = shard.gguf.metadata.get_str(CONVERSION).at(shard.path.display())?;
+        Ok(found.map(str::to_string))
+    };
+    let Some(first) = shards.first() else { return Ok(()) };
+    let expected = of(first)?;
+    for shard in shards {
+        let found = of(shard)?;
+        if found != expected {
+            let shown = |name: &Option<String>| name.clone().unwrap_or("none".into());
+            let (place, expected, found) = (shard.path.display(), shown(&expected), shown(&found));
+            let message = format!(
+                "{place}: `{CONVERSION}` is {found}, but {} says {expected}",
+                first.path.display()
+            );
+            return Err(Error::new(message)
+                .with_hint("all shards must come from one source with the same settings"));
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ALIGNMENT;
 use super::metadata::{Metadata, Value};
-use super::shards::{self, COUNT, NUMBER, PREFIX, TENSORS};
+use super::shards::{self, CONVERSION, COUNT, NUMBER, PREFIX, TENSORS};
 use super::source::{RawTensor, Source};
 use super::writer::{NewTensor, Writer, head_bytes};
 use crate::Result;
@@ -90,11 +90,14 @@ impl Share {
         prefix.with_file_name(name + &suffix)
     }
 
-    /// The metadata of this share's file, for a model of so many tensors in all.
-    pub fn metadata(&self, whole: &Metadata, tensors: usize) -> Metadata {
+    /// The metadata of this share's file, for a model of so many tensors in all. All shares of a
+    /// model have one `conversion`, a word for what decides their bytes.
+    pub fn metadata(&self, whole: &Metadata, tensors: usize, conversion: String) -> Metadata {
         let mut whole = whole.clone();
         whole.remove_prefix(PREFIX);
-        with_keys(&whole, self.number, self.count, tensors as u32)
+        let mut metadata = with_keys(&whole, self.number, self.count, tensors as u32);
+        metadata.set(CONVERSION, Value::String(conversion));
+        metadata
     }
 }
 

@@ -226,3 +226,19 @@ fn shares_that_cannot_be() {
     convert(&["--shard", "1/3", "--split-size", "1MB"], 2, "cannot be used with");
     assert!(folder.list().is_empty());
 }
+
+#[test]
+fn shards_of_two_conversions_do_not_merge() {
+    let folder = Scratch::new();
+    let (source, target) = (model_path("llama.gguf"), folder.join("out.gguf"));
+    for (shard, seed) in [("1/2", "1"), ("2/2", "2")] {
+        let args = ["convert", text(&source), text(&target), "--shard", shard, "--seed", seed];
+        succeeds(&args);
+    }
+    let [first, second] =
+        ["out-00001-of-00002.gguf", "out-00002-of-00002.gguf"].map(|name| folder.join(name));
+    let message = format!("{}: `split.conversion` is ", second.display());
+    fails(&["merge", text(&first), text(&folder.join("joined.gguf"))], 1, &message);
+    fails(&["inspect", text(&first)], 1, "all shards must come from one source with the same");
+    assert!(!folder.join("joined.gguf").exists());
+}
