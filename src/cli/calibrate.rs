@@ -292,7 +292,7 @@ fn model_hash(source: &Source) -> Result<String> {
 }
 
 fn short(hash: Sha256) -> String {
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    cache::hexadecimal(&hash.finalize()[..8])
 }
 
 /// Beside the model: `model.gguf` to `model.0123456789abcdef.statistics.gguf`.

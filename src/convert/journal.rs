@@ -5,7 +5,6 @@
 //! label, numbers, lengths and a check sum, and as many bytes as the lengths say.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Item, Statistics};
 use crate::bail;
 use crate::error::{At, Result};
-use crate::file::Source;
+use crate::file::{Source, cache};
 use crate::limits;
 
 /// The first line, before the fingerprint.
@@ -164,10 +163,7 @@ impl Journal {
 }
 
 fn sum(hash: Sha256) -> String {
-    hash.finalize()[..8].iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    cache::hexadecimal(&hash.finalize()[..8])
 }
 
 /// The whole records of a file, and where they end; nothing if the heading is another one.

@@ -25,10 +25,7 @@ pub(super) fn table(item: &Item) -> Vec<u8> {
     match (&item.points, item.kind.table(), learned(item.kind)) {
         (Some(points), ..) => bytemuck::cast_slice(points.table()).to_vec(),
         (None, Some(table), _) => bytemuck::cast_slice(table).to_vec(),
-        (None, None, Some(shape)) => {
-            let second = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
-            vec![0; shape.v * ((1 << shape.bits) + second)]
-        }
+        (None, None, Some(shape)) => vec![0; shape.v * shape.points()],
         (None, None, None) => Vec::new(),
     }
 }

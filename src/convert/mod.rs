@@ -252,10 +252,10 @@ fn lay_out(
     items: Vec<Item>,
     statistics: Option<&Statistics>,
 ) -> Result<(Writer, Vec<Job>)> {
-    let conversion = journal::conversion(&items, statistics);
+    let conversion = options.share.map(|_| journal::conversion(&items, statistics));
     let (metadata, mut records, mut jobs) = records(source, options.form, items)?;
     let sources: Vec<_> = source.shard_paths().map(Path::to_owned).collect();
-    let Some(share) = options.share else {
+    let Some((share, conversion)) = options.share.zip(conversion) else {
         return Ok((Writer::create(target, &sources, &metadata, records)?, jobs));
     };
     let metadata = share.metadata(&metadata, records.len(), conversion);

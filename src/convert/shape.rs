@@ -179,8 +179,7 @@ fn matrix(
 fn table(kind: &dyn TensorType) -> Bytes {
     let points: Vec<i8> = match types::learned(kind) {
         Some(shape) => {
-            let residual = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
-            let numbers = gaussian(shape.v * ((1 << shape.bits) + residual), LEARNED_UNIT);
+            let numbers = gaussian(shape.v * shape.points(), LEARNED_UNIT);
             numbers.into_iter().map(|x| x as i8).collect()
         }
         None => kind.table().unwrap_or_default().to_vec(),

@@ -74,6 +74,7 @@ pub fn check_sum(source: &Source) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+/// In lower case.
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -179,9 +179,7 @@ impl Points {
 
     /// The points of a table that was learned before; nothing if it has another length.
     pub fn of_table(shape: Shape, table: &[i8], unit: f32) -> Option<Points> {
-        let second = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
-        let points = (1 << shape.bits) + second;
-        if table.len() != shape.v * points {
+        if table.len() != shape.v * shape.points() {
             return None;
         }
         let values: Vec<f32> = table.iter().map(|&value| f32::from(value)).collect();

@@ -72,6 +72,12 @@ impl Shape {
         Shape { v, bits, residual_bits, entries, tables, outliers: None, has_norm: false }
     }
 
+    /// Points of all tables, the second ones among them; each has `v` numbers.
+    pub fn points(&self) -> usize {
+        let residual = if self.residual_bits > 0 { 1 << self.residual_bits } else { 0 };
+        self.tables * ((1 << self.bits) + residual)
+    }
+
     /// Whether all numbers are within what the format allows.
     fn is_valid(&self) -> bool {
         let int8 = self.entries == Entries::Int8;
@@ -390,14 +396,13 @@ impl TensorType for Vptq {
     }
 
     fn plane(&self, role: Role, rows: u64, cols: u64, group: u64) -> Option<(RawType, Vec<u64>)> {
-        let Shape { v, bits, residual_bits, entries, tables, outliers, has_norm } = self.shape;
+        let Shape { v, entries, tables, outliers, has_norm, .. } = self.shape;
         let number = match entries {
             Entries::Int8 => raw::I8,
             Entries::F16 => raw::F16,
             Entries::Bf16 => raw::BF16,
         };
-        let residual = if residual_bits > 0 { 1 << residual_bits } else { 0 };
-        let points = (tables * ((1 << bits) + residual)) as u64;
+        let points = self.shape.points() as u64;
         Some(match role {
             Role::Codes => {
                 let bytes = RawType::of(self).bytes(cols, 1)?;

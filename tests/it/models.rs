@@ -272,7 +272,10 @@ pub(crate) struct Part {
 
 impl Parts {
     pub(crate) fn of(name: &str) -> Parts {
-        let source = open(&model_path(&format!("{name}.gguf")));
+        Parts::of_source(&open(&model_path(&format!("{name}.gguf"))))
+    }
+
+    pub(crate) fn of_source(source: &Source) -> Parts {
         let part = |raw: gridmill::file::RawTensor| Part {
             name: raw.info.name.clone(),
             shape: raw.info.shape.clone(),

@@ -267,21 +267,9 @@ fn models_run_and_go_back() {
     assert!(distance(&logits(&open(&native)), &found) == 0.0, "codes stay bytes");
 }
 
-/// What is in a file.
-fn parts_of(source: &Source) -> Parts {
-    let part = |raw: gridmill::file::RawTensor| crate::models::Part {
-        name: raw.info.name.clone(),
-        shape: raw.info.shape.clone(),
-        kind: raw.info.kind,
-        bytes: source.raw_bytes(&raw).to_vec(),
-    };
-    let tensors = source.raw_tensors().map(part).collect();
-    Parts { metadata: source.metadata().clone(), tensors }
-}
-
 /// A file with another plane of signs.
 fn with_signs(folder: &Scratch, path: &Path, change: impl Fn(&mut [u8])) -> String {
-    let mut parts = parts_of(&open(path));
+    let mut parts = Parts::of_source(&open(path));
     let signs = parts.tensors.iter_mut().filter(|part| part.name == "gridmill.signs.128.1");
     signs.for_each(|part| change(&mut part.bytes));
     Source::open(parts.write(folder)).err().expect("a file to refuse").to_string()
@@ -467,7 +455,7 @@ fn models_and_texts_that_will_not_do_are_refused() {
     succeeds(&bases(&enough).each_ref().map(String::as_str));
 
     // An architecture that nobody described.
-    let mut parts = parts_of(&source);
+    let mut parts = Parts::of_source(&source);
     parts.set("general.architecture", Value::String("mamba".to_string()));
     let other = parts.write(&folder);
     fs::remove_file(&target).unwrap();

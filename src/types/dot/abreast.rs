@@ -251,13 +251,8 @@ fn group_sums<S: Simd, H: Held, const C: usize>(
     for tile in 0..tiles {
         // SAFETY: `Lanes` lays scales out in this order, and columns have every run.
         unsafe {
-            let factor = s.load_f16(scale_at.cast::<u16>().add(part * S::LANES));
-            scale_at = scale_at.add(2 * ROWS);
-            let mut min_factor = factor;
-            if H::MINS {
-                min_factor = s.load_f16(scale_at.cast::<u16>().add(part * S::LANES));
-                scale_at = scale_at.add(2 * ROWS);
-            }
+            let (factor, min_factor);
+            (factor, min_factor, scale_at) = factors::<S, H>(s, scale_at, part);
             let (mut scaled, mut leaned) = (zeros, zeros);
             for run in tile * runs..(tile + 1) * runs {
                 let x = columns.codes.as_ptr().add(run * H::RUN);
@@ -438,6 +433,28 @@ pub(super) fn fill(
     dispatch(&lanes.form, (level, Fill { lanes, table, first, room }));
 }
 
+/// The factors of a tile for a vector's rows, those of minimums where the form has them, and what
+/// comes after them.
+///
+/// # Safety
+/// As [`Lanes`] lays them out, they begin at `at`, and `part` is a vector of their rows.
+#[inline(always)]
+unsafe fn factors<S: Simd, H: Held>(
+    s: S,
+    at: *const u8,
+    part: usize,
+) -> (S::F32, S::F32, *const u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let load = at.cast::<u16>().add(part * S::LANES);
+        let (factor, next) = (s.load_f16(load), at.add(2 * ROWS));
+        if !H::MINS {
+            return (factor, factor, next);
+        }
+        (factor, s.load_f16(load.add(ROWS)), next.add(2 * ROWS))
+    }
+}
+
 struct Fill<'a> {
     lanes: &'a Lanes,
     table: Option<&'a PairTable>,
@@ -498,13 +515,8 @@ fn fill_half<S: Simd, H: Held>(
     for tile in 0..lanes.cols / (H::RUN * runs) {
         // SAFETY: `Lanes` lays codes and scales out in this order; the room was asserted.
         unsafe {
-            let factor = s.load_f16(scale_at.cast::<u16>().add(part * S::LANES));
-            scale_at = scale_at.add(2 * ROWS);
-            let mut min_factor = factor;
-            if H::MINS {
-                min_factor = s.load_f16(scale_at.cast::<u16>().add(part * S::LANES));
-                scale_at = scale_at.add(2 * ROWS);
-            }
+            let (factor, min_factor);
+            (factor, min_factor, scale_at) = factors::<S, H>(s, scale_at, part);
             for run in tile * runs..(tile + 1) * runs {
                 let (mut scale, mut min) = (factor, min_factor);
                 if H::INTEGERS {
