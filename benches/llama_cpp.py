@@ -1,21 +1,25 @@
 """llama.cpp's library, called from Python, and its perplexity of a file.
 
     pip install xllamacpp numpy
-    python3 benches/llama_cpp.py MODEL.gguf TEXT [WINDOWS]
+    python3 benches/llama_cpp.py MODEL.gguf TEXT [WINDOWS] [--ctx N] [--kv TYPE] [--against BASE]
 
 The package brings the whole of llama.cpp in one shared library, whose C functions are called here. A
 window has 512 tokens, begins with begin-of-text where the model wants it, and its second half is scored:
-llama.cpp's convention, and that of `gridmill perplexity`. The cache keeps plain floats.
+llama.cpp's convention, and that of `gridmill perplexity`. The cache keeps plain floats unless `--kv` names
+another type. BASE is what `gridmill perplexity --save-logits` wrote, in the same windows of the same text.
 """
 
+import argparse
 import ctypes
 import json
-import sys
+import struct
 
 import numpy
 import xllamacpp.xllamacpp
 
 WINDOW = 512
+# Types of a cache, by their numbers in ggml.h.
+CACHES = {"f32": 0, "f16": 1, "q4_0": 2, "q5_0": 6, "q8_0": 8}
 
 library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
 
@@ -89,15 +93,18 @@ function("llama_backend_init", None)()
 class Model:
     """A file in llama.cpp, on the CPU."""
 
-    def __init__(self, path, context=WINDOW):
+    def __init__(self, path, context=WINDOW, cache="f32"):
         self.model = load(str(path).encode(), default_model())
         if not self.model:
             raise SystemExit(f"llama.cpp does not load {path}")
         params = default_context()
         params.n_ctx = params.n_batch = params.n_ubatch = context
-        params.type_k = params.type_v = 0  # F32
-        params.flash_attn_type = 0  # off: it rounds values to half precision
+        params.type_k = params.type_v = CACHES[cache]
+        # It rounds values to half precision, and values of a few bits want it.
+        params.flash_attn_type = 0 if cache == "f32" else 1
         self.context = init(self.model, params)
+        if not self.context:
+            raise SystemExit(f"llama.cpp has no cache of {cache} for {path}")
         self.vocab = get_vocab(self.model)
         self.vocab_len = vocab_len(self.vocab)
         self.batch = make_batch(context, 0, 1)
@@ -121,24 +128,73 @@ class Model:
             raise SystemExit("llama_decode failed")
         return numpy.ctypeslib.as_array(get_logits(self.context), (len(ids), self.vocab_len)).copy()
 
-    def perplexity(self, text, windows):
-        """Of the second halves of so many windows, and the tokens that were scored."""
+    def scores(self, text, windows, length=WINDOW, base=None):
+        """Of the second halves of so many windows: the loss of each token, and its divergence."""
         ids = self.tokens(text)
-        losses = []
-        for start in range(0, min(windows * WINDOW, len(ids) - WINDOW + 1), WINDOW):
-            window = ids[start:start + WINDOW]
+        losses, divergences = [], []
+        for start in range(0, min(windows * length, len(ids) - length + 1), length):
+            window = ids[start:start + length]
             given = list(window)
             if adds_bos(self.vocab):
                 given[0] = get_bos(self.vocab)
-            logits = self.logits(given).astype(numpy.float64)
-            logits -= logits.max(axis=1, keepdims=True)
-            logs = logits - numpy.log(numpy.exp(logits).sum(axis=1, keepdims=True))
-            first = WINDOW // 2
-            losses += [-logs[i, window[i + 1]] for i in range(first, WINDOW - 1)]
+            logits = self.logits(given)
+            for i in range(length // 2, length - 1):
+                logs = logits[i].astype(numpy.float64)
+                logs -= logs.max()
+                logs -= numpy.log(numpy.exp(logs).sum())
+                losses.append(-logs[window[i + 1]])
+                if base:
+                    true = base.next(window)
+                    divergences.append(numpy.sum(numpy.exp(true) * (true - logs)))
+        return losses, divergences
+
+    def perplexity(self, text, windows):
+        """Of the second halves of so many windows, and the tokens that were scored."""
+        losses, _ = self.scores(text, windows)
         return float(numpy.exp(numpy.mean(losses))), len(losses)
 
 
+class Base:
+    """Logarithms of distributions, in the layout of llama.cpp's perplexity tool."""
+
+    def __init__(self, path, length):
+        self.file = open(path, "rb")
+        magic, found, self.vocabulary, windows = struct.unpack("<8s3i", self.file.read(20))
+        if magic != b"_logits_" or found != length:
+            raise SystemExit(f"{path}: expected distributions of windows of {length}")
+        self.tokens = numpy.fromfile(self.file, "<i4", windows * length).reshape(windows, length)
+        self.read = 0
+
+    def next(self, window):
+        """Of the next token that is scored, in this window."""
+        length = len(window)
+        at = self.read // (length - 1 - length // 2)
+        if list(self.tokens[at][1:]) != window[1:]:
+            raise SystemExit(f"window {at} of the distributions has another text")
+        self.read += 1
+        scale, least = struct.unpack("<2f", self.file.read(8))
+        steps = numpy.fromfile(self.file, "<u2", self.vocabulary + self.vocabulary % 2)
+        return least + scale * steps[:self.vocabulary].astype(numpy.float64)
+
+
+def main():
+    flags = argparse.ArgumentParser()
+    flags.add_argument("model")
+    flags.add_argument("text")
+    flags.add_argument("windows", type=int, nargs="?", default=1 << 30)
+    flags.add_argument("--ctx", type=int, default=WINDOW)
+    flags.add_argument("--kv", choices=CACHES, default="f32")
+    flags.add_argument("--against")
+    args = flags.parse_args()
+    base = Base(args.against, args.ctx) if args.against else None
+    model = Model(args.model, args.ctx, args.kv)
+    losses, divergences = model.scores(open(args.text).read(), args.windows, args.ctx, base)
+    found = {"perplexity": float(numpy.exp(numpy.mean(losses))), "tokens": len(losses)}
+    if base:
+        found["kl_mean"] = float(numpy.mean(divergences))
+        found["kl_mean_se"] = float(numpy.std(divergences) / len(divergences) ** 0.5)
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    count = int(sys.argv[3]) if len(sys.argv) > 3 else 1 << 30
-    found, scored = Model(sys.argv[1]).perplexity(open(sys.argv[2]).read(), count)
-    print(json.dumps({"perplexity": found, "tokens": scored}))
+    main()

@@ -16,7 +16,7 @@ use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 use crate::run::{Device, Options};
 
-/// Tokens of a window.
+/// Tokens of a window, unless somebody wants others.
 const WINDOW: usize = 512;
 /// Windows in which sensitivities are measured, and which calibration does not see: what a rounding
 /// has listened to, it harms less than other text.
@@ -34,10 +34,14 @@ pub(super) struct CalibrationFlags {
     /// model writes the text; or none
     #[arg(long, value_name = "FILE|self|none", default_value = "none", value_parser = by_name)]
     calibrate: Calibration,
-    /// Windows of 512 tokens to calibrate on
+    /// Windows to calibrate on
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65536))]
     calibration_windows: u32,
+    /// Tokens of a window
+    #[arg(long, value_name = "N", default_value_t = WINDOW as u32)]
+    #[arg(value_parser = clap::value_parser!(u32).range(16..=65536))]
+    calibration_ctx: u32,
 }
 
 /// What `--calibrate` says.
@@ -96,7 +100,7 @@ impl CalibrationFlags {
             }
             Calibration::File(path) if is_gguf(path)? => return ready(source, path, &model),
             Calibration::File(path) => self.read(source, path)?,
-            Calibration::Own => own_windows(source, &model, self.windows(), seed)?,
+            Calibration::Own => own_windows(source, &model, (self.windows(), self.tokens()), seed)?,
         };
         let (windows, held_out) = split(windows, self.calibration_windows as usize);
         let mut hash = Sha256::new_with_prefix(&model);
@@ -124,9 +128,14 @@ impl CalibrationFlags {
         self.calibration_windows as usize + HELD_OUT
     }
 
+    /// Of a window.
+    fn tokens(&self) -> usize {
+        self.calibration_ctx as usize
+    }
+
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         let text = super::read_text(path)?;
-        let windows = Windows::new(&tokenizer(source)?, &text, WINDOW, Some(self.windows()));
+        let windows = Windows::new(&tokenizer(source)?, &text, self.tokens(), Some(self.windows()));
         let windows = windows.map_err(|error| {
             let hint = "a text to calibrate on should have tens of thousands of tokens";
             error.at(path.display()).with_hint(hint)
@@ -226,26 +235,26 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     Ok(Heard::new(statistics, Vec::new(), HeldOut::default(), short(hash)))
 }
 
-/// Windows of the model's own text, `count` of them. It takes a while, so it is kept, too.
+/// Windows of the model's own text, `count` of so many tokens. It takes a while, so it is kept.
 fn own_windows(
     source: &Source,
     model: &str,
-    count: usize,
+    (count, tokens): (usize, usize),
     seed: u64,
 ) -> anyhow::Result<Vec<Vec<u32>>> {
     let mut hash = Sha256::new_with_prefix(model);
-    hash.update(format!("own text {count} {WINDOW} {seed}"));
+    hash.update(format!("own text {count} {tokens} {seed}"));
     let kept = kept_at(source, &short(hash), "own-text.tokens");
     if let Ok(bytes) = std::fs::read(&kept)
-        && bytes.len() == 4 * count * WINDOW
+        && bytes.len() == 4 * count * tokens
     {
-        let tokens = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
-        return Ok(tokens.collect::<Vec<u32>>().chunks(WINDOW).map(<[u32]>::to_vec).collect());
+        let all = bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+        return Ok(all.collect::<Vec<u32>>().chunks(tokens).map(<[u32]>::to_vec).collect());
     }
-    let mut progress = print::Progress::new("writing a text", (count * WINDOW) as u64);
-    let mut take = |tokens| progress.add(tokens as u64);
+    let mut progress = print::Progress::new("writing a text", (count * tokens) as u64);
+    let mut take = |done| progress.add(done as u64);
     let windows =
-        own_text(source, &cpu(), (count, WINDOW), seed, &mut take).at(source.path().display())?;
+        own_text(source, &cpu(), (count, tokens), seed, &mut take).at(source.path().display())?;
     let bytes: Vec<u8> = windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
     std::fs::write(&kept, bytes).at(kept.display())?;
     Ok(windows)
@@ -268,7 +277,7 @@ fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow
     let mut apart: Vec<Vec<u32>> = (0..MEASURED).map(|_| noise()).collect();
     let mut together: Vec<Vec<u32>> = (0..all).map(|_| noise()).collect();
     if can_begin {
-        let mut written = own_windows(source, model, MEASURED + all, seed)?;
+        let mut written = own_windows(source, model, (MEASURED + all, WINDOW), seed)?;
         together.extend(written.split_off(MEASURED));
         apart.extend(written);
     }

@@ -57,19 +57,22 @@ fn butterflies([a, b, c, d]: [Four; 4]) -> [Four; 4] {
     [add(ab, cd), add(ba, dc), sub(ab, cd), sub(ba, dc)]
 }
 
+// Spelled out: closures of `from_fn` are calls where the compiler is short of room.
+
 #[inline(always)]
 fn transpose([a, b, c, d]: [Four; 4]) -> [Four; 4] {
-    std::array::from_fn(|i| [a[i], b[i], c[i], d[i]])
+    let column = |i: usize| [a[i], b[i], c[i], d[i]];
+    [column(0), column(1), column(2), column(3)]
 }
 
 #[inline(always)]
 fn add(a: Four, b: Four) -> Four {
-    std::array::from_fn(|i| a[i] + b[i])
+    [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
 }
 
 #[inline(always)]
 fn sub(a: Four, b: Four) -> Four {
-    std::array::from_fn(|i| a[i] - b[i])
+    [a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]]
 }
 
 pub(super) fn kronecker(row: &mut [f32], block: usize, plus: &[Vec<u8>]) {

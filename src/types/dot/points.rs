@@ -27,6 +27,9 @@ const EIGHT: usize = 8;
 const SUMS: usize = 2 * EIGHT;
 /// Bits of the widest code with its residual.
 const WIDTH_MAX: usize = 32;
+/// Places of a line of the cache, and how many are asked for before they are read.
+const LINE: usize = 32;
+const AHEAD: usize = 512;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
 
@@ -124,6 +127,18 @@ impl Places {
         }
         places
     }
+
+    /// Says that the places a while after `count` from `at` on will be read, once: the table, which
+    /// is read without end, keeps its room in the cache.
+    #[inline(always)]
+    fn prefetch<S: Simd, const R: bool>(&self, s: S, at: usize, count: usize) {
+        for at in (at..at + count).step_by(LINE) {
+            s.prefetch_once(self.main.as_ptr().wrapping_add(at + AHEAD).cast());
+            if R {
+                s.prefetch_once(self.residual.as_ptr().wrapping_add(at + AHEAD).cast());
+            }
+        }
+    }
 }
 
 /// Every row, with up to four columns at a time. From here on rows are counted from the first of
@@ -177,8 +192,11 @@ fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
 ) {
     let (v, count) = (points.v, rows.len());
     assert!(rows.end.div_ceil(v) <= places.blocks && columns.cols == places.cols, "rows that are");
+    let run = greatest_common_divisor(places.group, columns.group);
+    assert!(run.is_multiple_of(SUB), "runs that fit");
+    let biases = biases::<S>(columns, run);
     for block in rows.start / v..rows.end.div_ceil(v) {
-        let sums = block_sums::<S, C, R, F>(s, points, places, columns, block);
+        let sums = block_sums::<S, C, R, F>(s, points, places, columns, &biases, block);
         for (c, sums) in sums.iter().enumerate() {
             for row in (block * v).max(rows.start)..(block * v + v).min(rows.end) {
                 let t = row - block * v;
@@ -188,6 +206,19 @@ fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
     }
 }
 
+/// What takes the bias of `run` columns off, a half of it in each half of the columns: the same for
+/// every block of rows. `(columns, runs)`.
+#[inline(always)]
+fn biases<S: Simd>(columns: &Int8Columns, run: usize) -> Vec<i32> {
+    let mut biases = Vec::with_capacity(columns.count * columns.cols / run);
+    for sums in columns.sums.chunks_exact(subs_stride(columns.cols)).take(columns.count) {
+        for sums in sums[..columns.cols / SUB].chunks_exact(run / SUB) {
+            biases.push(-S::BIAS / 2 * sums.iter().sum::<i32>());
+        }
+    }
+    biases
+}
+
 /// The products of a block's rows with each column, in two halves.
 #[inline(always)]
 fn block_sums<S: Simd, const C: usize, const R: bool, const F: bool>(
@@ -195,42 +226,44 @@ fn block_sums<S: Simd, const C: usize, const R: bool, const F: bool>(
     points: &Points,
     places: &Places,
     columns: &Int8Columns,
+    biases: &[i32],
     block: usize,
 ) -> [[f32; SUMS]; C] {
     let (cols, groups) = (places.cols, places.cols / places.group);
-    let run = greatest_common_divisor(places.group, columns.group);
-    assert!(run.is_multiple_of(SUB), "runs that fit");
+    let runs = biases.len() / C / groups;
+    let run = places.group / runs;
     let vectors = SUMS / S::LANES;
     let mut floats = [[s.splat(0.0); VECTORS]; C];
-    for start in (0..cols).step_by(run) {
-        let mut dots = [[s.splat_i32(0); VECTORS]; C];
-        for c in 0..C {
-            let sums = &columns.sums[c * subs_stride(cols) + start / SUB..][..run / SUB];
-            // What takes the bias off, a half of it in each half of the columns.
-            let bias = -S::BIAS / 2 * sums.iter().sum::<i32>();
-            dots[c] = [s.splat_i32(bias); VECTORS];
-        }
-        for at in (start..start + run).step_by(EIGHT) {
-            // SAFETY: the block has eight places at `at`, and each column eight values.
-            unsafe {
-                let weights = step::<S, R, F>(s, points, places, block * cols + at);
-                for c in 0..C {
-                    let x = columns.codes.as_ptr().add(c * codes_stride(cols) + at);
-                    let x = s.spread_8(x);
-                    for i in 0..vectors {
-                        let w = s.bias(weights.as_ref()[i]);
-                        dots[c][i] = s.dot4(dots[c][i], w, x.as_ref()[i]);
+    for group in 0..groups {
+        let norms = &places.norms[(block * groups + group) * SUMS..][..SUMS];
+        for i in group * runs..(group + 1) * runs {
+            let start = i * run;
+            let mut dots = [[s.splat_i32(0); VECTORS]; C];
+            for c in 0..C {
+                dots[c] = [s.splat_i32(biases[c * groups * runs + i]); VECTORS];
+            }
+            places.prefetch::<S, R>(s, block * cols + start, run);
+            for at in (start..start + run).step_by(EIGHT) {
+                // SAFETY: the block has eight places at `at`, and each column eight values.
+                unsafe {
+                    let weights = step::<S, R, F>(s, points, places, block * cols + at);
+                    for c in 0..C {
+                        let x = columns.codes.as_ptr().add(c * codes_stride(cols) + at);
+                        let x = s.spread_8(x);
+                        for i in 0..vectors {
+                            let w = s.bias(weights.as_ref()[i]);
+                            dots[c][i] = s.dot4(dots[c][i], w, x.as_ref()[i]);
+                        }
                     }
                 }
             }
-        }
-        let norms = &places.norms[(block * groups + start / places.group) * SUMS..][..SUMS];
-        for c in 0..C {
-            let scale = s.splat(columns.scales[c * subs_stride(cols) + start / SUB]);
-            for i in 0..vectors {
-                // SAFETY: `vectors` of them are `SUMS` numbers.
-                let norm = unsafe { s.load_f16(norms.as_ptr().add(i * S::LANES)) };
-                floats[c][i] = s.fma(s.to_f32(dots[c][i]), s.mul(norm, scale), floats[c][i]);
+            for c in 0..C {
+                let scale = s.splat(columns.scales[c * subs_stride(cols) + start / SUB]);
+                for i in 0..vectors {
+                    // SAFETY: `vectors` of them are `SUMS` numbers.
+                    let norm = unsafe { s.load_f16(norms.as_ptr().add(i * S::LANES)) };
+                    floats[c][i] = s.fma(s.to_f32(dots[c][i]), s.mul(norm, scale), floats[c][i]);
+                }
             }
         }
     }
