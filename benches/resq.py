@@ -2,9 +2,10 @@
 """What loud parts cost and save: weights, activations and the cache in fewer bits, together.
 
     benches/resq.py GRIDMILL SOURCE.gguf CALIBRATION.txt TEXT --chunks N --keep FOLDER [--ctx N]
-                    [--only quality,caches,answers,speed] [--stock FILE]
+                    [--kinds NAME+...] [--only quality,caches,answers,speed] [--stock FILE]
 
-`quality` compares each kind of weights with each cache, `caches` the unquantised weights with every
+`quality` compares each kind of weights (one is all 4 bits wide, in groups so small that it has the bytes of
+resq4, one has HIGGS types chosen for these bytes) with each cache, `caches` the unquantised weights with every
 cache, `answers` what is said to ten prompts, `speed` the two kinds of weights and a stock file. Prints
 tables in Markdown, a row as soon as it is measured. CALIBRATION must not be the text that is scored. The
 folder keeps the models, the bases and the unquantised model's distributions.
@@ -19,6 +20,12 @@ import sys
 from pathlib import Path
 
 CACHES = ["f16", "q8", "q4", "resq4"]
+KINDS = {
+    "higgs4": ["--to", "higgs4"],
+    "resq4": ["--to", "resq4"],
+    "HIGGS_P1_N16, groups of 32": ["--to", "HIGGS_P1_N16", "--group", "32"],
+    "chosen": ["--size"],
+}
 PROMPTS = [
     "The capital of France is",
     "Water freezes at a temperature of",
@@ -55,9 +62,12 @@ class Bench:
         """The model with weights of a kind; the source's own where that is `source`."""
         if kind == "source":
             return self.source
-        path = self.folder / f"{kind}.gguf"
+        path = self.folder / f"{kind.replace(', ', '-').replace(' ', '-')}.gguf"
         if not path.exists():
-            run(self.args.gridmill, "convert", self.source, path, "--to", kind, "--calibrate",
+            wish = KINDS[kind]
+            if wish == ["--size"]:
+                wish = ["--size", self.weights("resq4").stat().st_size]
+            run(self.args.gridmill, "convert", self.source, path, *wish, "--calibrate",
                 self.args.calibration)
         return path
 
@@ -96,8 +106,11 @@ def quality(bench):
     row("weights", "file bytes", "activations", "cache", "bytes per token", "perplexity", "mean KL",
         "same top-1 %")
     row(*["---"] * 8)
-    for kind in ["higgs4", "resq4"]:
-        for cache, activations in [*((cache, "int8") for cache in CACHES), ("resq4", "paper")]:
+    for kind in bench.args.kinds.split("+"):
+        settings = [(cache, "int8") for cache in CACHES]
+        if kind == "resq4":
+            settings.append(("resq4", "paper"))
+        for cache, activations in settings:
             score = bench.score(kind, cache, "--activations", activations)
             row(kind, f"{bench.weights(kind).stat().st_size:,}", activations, cache,
                 f"{bench.token_bytes(cache):,}", *figures(score))
@@ -151,6 +164,7 @@ def main():
     flags.add_argument("--chunks", type=int, required=True)
     flags.add_argument("--ctx", type=int, default=512)
     flags.add_argument("--keep", type=Path, required=True)
+    flags.add_argument("--kinds", default="+".join(KINDS))
     flags.add_argument("--only", default="quality,caches,answers,speed")
     flags.add_argument("--stock", type=Path)
     bench = Bench(flags.parse_args())

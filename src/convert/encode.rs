@@ -175,7 +175,7 @@ pub(super) struct Code<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Errors {
     pub(super) noise: f64,
-    signal: f64,
+    pub(super) signal: f64,
     /// In the outputs of the calibration text.
     pub(super) output_noise: f64,
     output_signal: f64,
@@ -278,7 +278,8 @@ pub(super) fn rows_together(item: &Item) -> usize {
     BlockRounding::rows(item.kind.row_block())
 }
 
-/// What coding some rows, in the model's own basis, would lose.
+/// What coding some rows, in the model's own basis, would lose. Rows past the last whole block are
+/// left out where there is one: fewer rows have codes of their own there, and lose less.
 pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) -> Errors {
     let signs = signs(item);
     let table = learn::table(item);
@@ -291,7 +292,9 @@ pub(super) fn trial(item: &Item, feedback: Option<&Feedback>, values: &[f32]) ->
         let mut norms = vec![0; rows * norm_bytes(item.cols, item.group)];
         code.rows(values.to_vec(), &mut codes, &mut norms)
     };
-    let pieces = values.chunks(rows_together(item) * item.cols);
+    let block = item.kind.row_block() * item.cols;
+    let whole = if values.len() < block { values.len() } else { values.len() / block * block };
+    let pieces = values[..whole].chunks(rows_together(item) * item.cols);
     pieces.map(of).fold(Errors::default(), Errors::add)
 }
 

@@ -273,8 +273,6 @@ fn of_tensor(
 ) -> Result<(Vec<&'static dyn TensorType>, Vec<Offer>)> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
     let samples = samples(item, &tensor)?;
-    let all = samples.iter().flat_map(|sample| sample.rows.iter().flatten());
-    let energy: f64 = all.map(|&w| f64::from(w) * f64::from(w)).sum();
     let noise_basis = super::noise_basis(item.cols, feedbacks.has(&item.name));
     let mut units = Vec::new();
     for sample in &samples {
@@ -298,7 +296,7 @@ fn of_tensor(
             points,
             ..item.clone()
         };
-        let mut error = 0.0;
+        let (mut error, mut energy) = (0.0, 0.0);
         for (sample, unit) in samples.iter().zip(&units) {
             let feedback = feedbacks.of_item(&item, sample.matrix)?;
             let errors: Vec<Errors> =
@@ -307,6 +305,7 @@ fn of_tensor(
                 Some(_) => errors.iter().map(|errors| errors.output_noise).sum::<f64>() / unit,
                 None => errors.iter().map(|errors| errors.noise).sum(),
             };
+            energy += errors.iter().map(|errors| errors.signal).sum::<f64>();
         }
         let loss = if energy > 0.0 { alpha * error / energy } else { 0.0 };
         kinds.push(kind);

@@ -127,7 +127,7 @@ impl Shape {
         let v = size(words.next()?.strip_prefix('V')?)?;
         let mut shape = Shape::int8(v, bits(words.next()?.strip_prefix('K')?)?, 0);
         for word in words {
-            match (word, word.split_at(1)) {
+            match (word, word.split_at_checked(1)?) {
                 ("F16" | "F16N", _) => shape.entries = Entries::F16,
                 ("BF16" | "BF16N", _) => shape.entries = Entries::Bf16,
                 (_, ("R", points)) => shape.residual_bits = bits(points)?,

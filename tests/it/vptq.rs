@@ -152,6 +152,9 @@ fn names_are_shapes() {
         "VPTQ_V8_K16_O0V4K4_F16",
         "VPTQ_V8_K16_N",
         "VPTQ_V8_K16_R1",
+        "VPTQ_V8_K16_",
+        "VPTQ_V8_K16__R4",
+        "VPTQ_V8_K16_é4",
     ] {
         assert!(by_name(name).is_none(), "{name}");
     }
@@ -297,6 +300,19 @@ fn wrong_layers() {
             "tensor `centroids.weight`: expected shape [2, 4096], found [2, 2048]",
         ),
         ("is_indice_packed", json!(false), "tensor `indices`: expected type I16 or U16, found I32"),
+        ("vector_lens", json!([-1, 8]), "vector_lens: expected 1 to 16 for outliers, found -1"),
+        ("enable_norm", json!(1), "enable_norm: expected true or false, found 1"),
+        (
+            "enable_norm",
+            json!(false),
+            "tensor `weight_scale`: the configuration says that there is none",
+        ),
+        ("enable_perm", json!(null), "tensor `perm`: the configuration says that there is none"),
+        (
+            "num_res_centroids",
+            json!([-1, -1]),
+            "tensor `res_centroids.weight`: the configuration says that there is none",
+        ),
     ] {
         assert_eq!(config(key, value), message);
     }
@@ -304,7 +320,16 @@ fn wrong_layers() {
         all[7]
             .refused(|_| (), move |name, entry, bytes| (name != missing).then_some((entry, bytes)))
     };
-    for part in ["indices", "perm", "weight_scale", "res_centroids.weight", "outlier_indices"] {
+    for part in [
+        "indices",
+        "centroids.weight",
+        "perm",
+        "weight_scale",
+        "weight_bias",
+        "res_centroids.weight",
+        "outlier_indices",
+        "outlier_centroids.weight",
+    ] {
         assert_eq!(without(part), format!("tensor `{part}` is missing"));
     }
     // Codes past a table of 256 points, then a column twice.
@@ -326,6 +351,16 @@ fn wrong_layers() {
     assert_eq!(filled(7, "outlier_indices", 1), message);
     let message = "tensor `perm`: expected each of 72 columns once, found 0 in I16";
     assert_eq!(filled(7, "perm", 0), message);
+    for part in [
+        "centroids.weight",
+        "res_centroids.weight",
+        "outlier_centroids.weight",
+        "weight_scale",
+        "weight_bias",
+    ] {
+        let message = format!("tensor `{part}`: number 0: expected a finite one, found NaN");
+        assert_eq!(filled(7, part, 0xff), message);
+    }
 }
 
 /// A checkpoint is the folder whose matrices are what its codes stand for; in GGUF's order of the

@@ -29,7 +29,7 @@ pub(super) fn all(
     quantised: Option<Quantised>,
     metadata: &Metadata,
 ) -> Result<Vec<Tensor>> {
-    let embedding = embedding(folder, arch)?;
+    let embedding = embedding(folder, arch, quantised.as_ref())?;
     let known = Source::made(String::new(), metadata.clone(), vec![embedding.clone()]);
     let hparams = Hparams::new(arch, &known).at("config.json")?;
     config::check(&folder.config, arch, &hparams).at("config.json")?;
@@ -47,14 +47,27 @@ pub(super) fn all(
     Ok(tensors)
 }
 
+/// The method of a quantised module, by the name of its weight.
+fn quantised_module<'a>(
+    quantised: Option<&'a Quantised>,
+    folder: &Folder,
+    name: &str,
+) -> Option<(&'a Quantised, String)> {
+    let (quantised, module) = (quantised?, name.strip_suffix(".weight")?);
+    quantised.has(folder, module).then(|| (quantised, module.to_string()))
+}
+
 fn is_of_layers(words: &TensorWords) -> bool {
     words.name.contains("{layer}")
 }
 
-fn embedding(folder: &Folder, arch: &Arch) -> Result<Tensor> {
+fn embedding(folder: &Folder, arch: &Arch, quantised: Option<&Quantised>) -> Result<Tensor> {
     let words = arch.tensors.iter().find(|words| words.role == Role::Embedding);
     let words = words.expect("every architecture has an embedding");
     let name = words.huggingface.as_ref().expect("every folder has an embedding");
+    if let Some((_, module)) = quantised_module(quantised, folder, name) {
+        bail!("module `{module}`: expected an embedding of floats, found a quantised one");
+    }
     let (entry, bytes) = folder.require(name)?;
     let [rows, cols] = entry.shape[..] else {
         bail!("tensor `{name}`: expected two dimensions, found shape {:?}", entry.shape);
@@ -122,6 +135,9 @@ impl Build<'_> {
         let mut all: Vec<Tensor> = Vec::new();
         for expert in 0..shape[0] {
             let other = pattern.replace(EXPERT, &expert.to_string());
+            if let Some((_, module)) = self.quantised_module(&other) {
+                bail!("module `{module}`: expected an expert of floats, found a quantised one");
+            }
             let (entry, bytes) = self.folder.require(&other)?;
             let tensor = stock(name, &other, entry, bytes, &shape[1..])?;
             if let Some(first) = all.first().filter(|first| first.kind.id() != tensor.kind.id()) {
@@ -155,9 +171,7 @@ impl Build<'_> {
     }
 
     fn quantised_module(&self, name: &str) -> Option<(&Quantised, String)> {
-        let module = name.strip_suffix(".weight")?;
-        let quantised = self.quantised.as_ref()?;
-        quantised.has(self.folder, module).then(|| (quantised, module.to_string()))
+        quantised_module(self.quantised.as_ref(), self.folder, name)
     }
 
     fn check_all_used(&self) -> Result<()> {

@@ -5,6 +5,7 @@
 //! `weight_scale` and `weight_bias`. Columns are stored outliers first, then group by group, and
 //! `perm` says which column of the model each one is.
 
+use half::{bf16, f16};
 use serde_json::Value;
 
 use crate::bail;
@@ -31,6 +32,9 @@ pub(super) const PARTS: [&str; 9] = [
     "weight_scale",
     "weight_bias",
 ];
+
+/// Outliers of a weight, as far as the format's names go.
+const OUTLIERS_MAX: u64 = 65535;
 
 /// `quantization_config`.
 pub(super) struct Checkpoint(Value);
@@ -82,7 +86,11 @@ impl Layer {
         let number = |name: &str, least: i64, most: u64| {
             integer(name, config.get(name).unwrap_or(&Value::Null), least, most)
         };
-        let flag = |name: &str| config.get(name).and_then(Value::as_bool) == Some(true);
+        let flag = |name: &str| match config.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(found) => bail!("{name}: expected true or false, found {found}"),
+        };
         let rows = number("out_features", 1, limits::WIDTH_MAX)? as usize;
         let cols = number("in_features", 1, limits::WIDTH_MAX)? as usize;
         let [outlier_v, v] = pair(config, "vector_lens", 16)?;
@@ -92,7 +100,7 @@ impl Layer {
         let group_len = number("group_size", 1, limits::WIDTH_MAX)? as usize;
         let count = match config.get("outlier_size") {
             None | Some(Value::Null) => 0,
-            Some(_) => number("outlier_size", 0, cols as u64)? as usize,
+            Some(_) => number("outlier_size", 0, OUTLIERS_MAX.min(cols as u64))? as usize,
         };
         if count + tables * group_len != cols {
             bail!(
@@ -113,9 +121,12 @@ impl Layer {
         }
         let outliers = match count {
             0 => None,
+            _ if outlier_v < 1 => {
+                bail!("vector_lens: expected 1 to 16 for outliers, found {outlier_v}")
+            }
             count => Some(Outliers {
                 count,
-                v: outlier_v.max(0) as usize,
+                v: outlier_v as usize,
                 bits: bits("num_centroids", outlier_points)?,
             }),
         };
@@ -125,14 +136,37 @@ impl Layer {
             entries: Entries::F16,
             tables,
             outliers,
-            has_norm: flag("enable_norm"),
+            has_norm: flag("enable_norm")?,
             ..Shape::int8(v.max(0) as usize, 1, 0)
         };
         if of_shape(shape).is_none() {
             bail!("vector_lens: expected 2 to 16, found {}", config["vector_lens"]);
         }
-        let (has_perm, is_packed) = (flag("enable_perm"), flag("is_indice_packed"));
+        let (has_perm, is_packed) = (flag("enable_perm")?, flag("is_indice_packed")?);
         Ok(Layer { rows, cols, shape, group_len, has_perm, is_packed })
+    }
+}
+
+impl Layer {
+    /// Fails if there is a tensor that the configuration has no use for: it would be another weight.
+    fn refuse_others(&self, get: Get) -> Result<()> {
+        let Shape { residual_bits, outliers, has_norm, .. } = self.shape;
+        let has_residual = residual_bits > 0;
+        for (part, is_used) in [
+            ("weight", false),
+            ("weight_scale", has_norm),
+            ("weight_bias", has_norm),
+            ("perm", self.has_perm),
+            ("res_centroids.weight", has_residual),
+            ("res_indices", has_residual && !self.is_packed),
+            ("outlier_centroids.weight", outliers.is_some()),
+            ("outlier_indices", outliers.is_some()),
+        ] {
+            if !is_used && get(part).is_some() {
+                bail!("tensor `{part}`: the configuration says that there is none");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -155,9 +189,13 @@ pub fn layer(config: &Value, name: &str, get: Get) -> Result<Tensor> {
     let layer = Layer::new(config)?;
     let Layer { rows, cols, mut shape, .. } = layer;
     let Shape { v, bits, residual_bits, tables, outliers, has_norm, .. } = shape;
+    layer.refuse_others(get)?;
     let part = |part: &str, dtypes: &[&str], expected: &[usize]| {
         let Some((entry, bytes)) = get(part) else { bail!("tensor `{part}` is missing") };
         check(&entry, dtypes, expected).at(format_args!("tensor `{part}`"))?;
+        if matches!(&*entry.dtype, "F16" | "BF16") {
+            finite(&entry.dtype, &bytes).at(format_args!("tensor `{part}`"))?;
+        }
         Ok((entry.dtype, bytes))
     };
     let (dtype, main) = part("centroids.weight", &["F16", "BF16"], &[tables, v << bits])?;
@@ -339,6 +377,18 @@ fn below(codes: &[u8], bits: usize) -> Result<()> {
     let codes = codes.as_chunks::<2>().0.iter().map(|&code| u16::from_le_bytes(code));
     match codes.into_iter().find(|&code| usize::from(code) >> bits > 0) {
         Some(code) => bail!("code {code}, expected less than {}", 1 << bits),
+        None => Ok(()),
+    }
+}
+
+/// Checks numbers of half precision or bfloat16.
+fn finite(dtype: &str, bytes: &Bytes) -> Result<()> {
+    let float = |&bytes: &[u8; 2]| match dtype {
+        "F16" => f16::from_le_bytes(bytes).to_f32(),
+        _ => bf16::from_le_bytes(bytes).to_f32(),
+    };
+    match bytes.as_chunks::<2>().0.iter().map(float).enumerate().find(|(_, x)| !x.is_finite()) {
+        Some((at, found)) => bail!("number {at}: expected a finite one, found {found}"),
         None => Ok(()),
     }
 }
