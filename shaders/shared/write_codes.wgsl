@@ -22,7 +22,8 @@ fn find_scale(group: u32) {
         extreme = select(extreme, head[i], abs(head[i]) > abs(extreme));
     }
     let scale = extreme / select(-8.0, -128.0, is_fine);
-    scales[group] = to_half(scale);
+    // What is too large for a half is cut, and nothing becomes infinite.
+    scales[group] = to_half(clamp(scale, -65504.0, 65504.0));
 }
 
 fn code(i: u32, middle: f32) -> u32 {

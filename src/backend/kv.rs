@@ -103,6 +103,22 @@ impl KvFormat {
         }
     }
 
+    /// Fails if heads of this length cannot be coded; floats take any.
+    ///
+    /// # Errors
+    /// If codes would not fill whole words, or there are too few values for their groups.
+    pub fn check_head(self, head_len: usize) -> Result<()> {
+        let is_coded = !self.groups(16).is_empty();
+        if is_coded && (head_len < 16 || !head_len.is_multiple_of(8)) {
+            let name = self.name();
+            bail!(
+                "cache type {name}: expected heads of a multiple of 8 values, 16 or more, found \
+                 {head_len}"
+            );
+        }
+        Ok(())
+    }
+
     /// Bytes of one head of one key or value.
     pub fn head_bytes(self, head_len: usize) -> usize {
         match self {
@@ -123,10 +139,7 @@ pub fn check(plan: &Plan, capacity: Capacity, ops: Range<usize>) -> Result<()> {
     let (kv, name) = (capacity.kv, capacity.kv.name());
     let used = plan.caches.iter().zip(uses_cache(plan, ops)).filter(|(_, used)| *used);
     for (&CacheInfo { head_len, turn, .. }, _) in used {
-        let is_coded = !kv.groups(16).is_empty();
-        if is_coded && (head_len < 16 || !head_len.is_multiple_of(8)) {
-            bail!("cache type {name}: expected heads of a multiple of 8 values, found {head_len}");
-        }
+        kv.check_head(head_len)?;
         let found = match turn {
             None => Wants::Own,
             Some(Turn::Hadamard(basis)) => {
@@ -183,7 +196,10 @@ impl Grid {
     pub fn of(values: &[f32], bits: usize) -> Grid {
         let middle = (1 << (bits - 1)) as f32;
         let larger = |a: f32, &b: &f32| if b.abs() > a.abs() { b } else { a };
-        let scale = f16::from_f32(values.iter().fold(0.0, larger) / -middle);
+        let scale = values.iter().fold(0.0, larger) / -middle;
+        // What is too large for a half is cut, and nothing becomes infinite.
+        let most = f16::MAX.to_f32();
+        let scale = f16::from_f32(scale.clamp(-most, most));
         let inverse = if scale.to_f32() == 0.0 { 0.0 } else { 1.0 / scale.to_f32() };
         Grid { scale, inverse, middle }
     }

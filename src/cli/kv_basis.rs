@@ -8,7 +8,7 @@ use crate::convert;
 use crate::error::At;
 use crate::file::Source;
 use crate::model::Model;
-use crate::run::kv_basis::beside;
+use crate::run::kv_basis::{beside, check_head};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -28,11 +28,12 @@ pub(super) struct Args {
 
 pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
+    let hparams = Model::new(&source).at(args.model.display())?.hparams;
+    check_head(hparams.head_len).at(args.model.display())?;
     let heard = args.calibration.listen(&source, args.seed)?;
     let Some(statistics) = heard.statistics else {
         anyhow::bail!("expected --calibrate and a text, or self: bases are made of what is heard");
     };
-    let hparams = Model::new(&source).at(args.model.display())?.hparams;
     let target = args.target.unwrap_or_else(|| beside(&args.model));
     let mut progress = print::Progress::new("finding directions", hparams.layers as u64);
     let done = &mut || progress.add(1);

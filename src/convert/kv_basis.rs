@@ -8,12 +8,13 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Statistics;
+use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Array, Metadata, NewTensor, Value, Writer, cache};
 use crate::model::Hparams;
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
-use crate::run::kv_basis::{CAPTURES, FINE, TYPE, VERSION, fine_len};
+use crate::run::kv_basis::{CAPTURES, FINE, TYPE, VERSION, check_head, fine_len};
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
@@ -40,6 +41,7 @@ pub fn kv_basis(
     progress: &mut dyn FnMut(),
 ) -> Result<Captured> {
     let Hparams { layers, kv_heads, head_len, .. } = *hparams;
+    check_head(head_len)?;
     let kind = RawType::of(by_name("F16").expect("halves are always there"));
     let rotation = rotation(head_len, seed);
     let (mut records, mut bases, mut shares) = (Vec::new(), Vec::new(), Vec::new());
@@ -48,8 +50,9 @@ pub fn kv_basis(
             let shape = [head_len as u64, (kv_heads * head_len) as u64];
             records.push(NewTensor::new(&format!("blk.{layer}.{what}.basis"), &shape, kind)?);
             let heads = 0..kv_heads;
-            let heads: Vec<_> =
-                heads.map(|head| heard(statistics, layer, what, head)).collect::<Result<_>>()?;
+            let heads: Vec<_> = heads
+                .map(|head| heard(statistics, head_len, (layer, what, head)))
+                .collect::<Result<_>>()?;
             let of_head = |(stored, matters): &(Vec<f64>, Vec<f64>)| {
                 basis(stored, matters.clone(), &rotation)
             };
@@ -85,12 +88,19 @@ pub fn kv_basis(
 /// own trace. (`benches/results/` compares.) Errors of values go on as they are.
 fn heard(
     statistics: &Statistics,
-    layer: usize,
-    what: &str,
-    head: usize,
+    len: usize,
+    (layer, what, head): (usize, &str, usize),
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let moments = statistics.moments_of(&format!("blk.{layer}.{what}.{head}"))?;
-    let (stored, len) = (moments.whole(), moments.width);
+    let of = |what: &str| {
+        let name = format!("blk.{layer}.{what}.{head}");
+        let moments = statistics.moments_of(&name)?;
+        match moments.width == len {
+            true => Ok(moments),
+            false => bail!("moments of `{name}`: expected {len} values, found {}", moments.width),
+        }
+    };
+    let moments = of(what)?;
+    let stored = moments.whole();
     if moments.count < len as u64 {
         let found = moments.count;
         let message = format!(
@@ -102,7 +112,7 @@ fn heard(
     if what != "keys" {
         return Ok((stored.clone(), stored));
     }
-    let queries = statistics.moments_of(&format!("blk.{layer}.queries.{head}"));
+    let queries = of("queries");
     let hint = "statistics of the first versions have no queries: delete them to calibrate again";
     let queries = queries.map_err(|error| error.with_hint(hint))?.whole();
     let mut matters = vec![0.0; len * len];

@@ -203,7 +203,7 @@ fn without_gpu(plan: Arc<Plan>, capacity: Capacity, options: &Options) -> Result
     // The reference keeps what is left of codes as floats.
     let kv = if options.device == Device::Reference { KvFormat::F32 } else { capacity.kv };
     let kept = Capacity { kv, ..capacity };
-    memory::check(kv::cache_bytes(&plan, kept, 0..plan.ops.len()), capacity)?;
+    memory::check(kv::cache_bytes(&plan, kept, 0..plan.ops.len()), kept)?;
     let (backend, device): (Box<dyn Backend>, String) = match options.device {
         Device::Reference => (Box::new(Reference::new(plan, capacity)), "reference".to_string()),
         _ => {
@@ -260,6 +260,10 @@ fn split(
             opened.notes.push(format!("all layers run on the CPU: {error}"));
         }
         return Ok(opened);
+    }
+    memory::check(kv::cache_bytes(&plan, capacity, 0..cut), capacity)?;
+    if room.budget == u64::MAX {
+        memory::check_somewhere(kv::cache_bytes(&plan, capacity, cut..all), capacity)?;
     }
     let (tuning, mut notes) = Tuning::open(options.cache.as_deref(), adapter);
     let settings = gpu::Options { tuning: tuning.known.clone() };

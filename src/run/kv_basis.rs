@@ -35,9 +35,23 @@ pub fn about(source: &Source, tensor: &str) -> Option<(usize, f32)> {
     Some((fine as usize, *capture))
 }
 
-/// Where the bases of a model are looked for: `model.kv-basis.gguf` beside `model.gguf`.
+/// Where the bases of a model are looked for: `model.kv-basis.gguf` beside `model.gguf`
+/// or a folder `model`.
 pub fn beside(model: &Path) -> PathBuf {
-    model.with_extension("kv-basis.gguf")
+    // A folder may be `.`, and a point within its name is part of it.
+    let whole = if model.file_name().is_none() { model.canonicalize().ok() } else { None };
+    let model = whole.as_deref().unwrap_or(model);
+    let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = name.strip_suffix(".gguf").unwrap_or(&name);
+    model.with_file_name(format!("{stem}.kv-basis.gguf"))
+}
+
+/// Fails if heads of this length cannot be kept in bases.
+///
+/// # Errors
+/// If they cannot.
+pub fn check_head(head_len: usize) -> Result<()> {
+    KvFormat::Resq4.check_head(head_len)
 }
 
 /// Gives the caches of a plan the basis that a format wants; `file` holds the matrices, if it
@@ -47,6 +61,9 @@ pub fn beside(model: &Path) -> PathBuf {
 /// If the format has no basis for heads of this length, or the file is missing or another model's.
 pub fn fit(plan: &mut Plan, kv: KvFormat, file: &Path) -> Result<()> {
     let name = kv.name();
+    for info in &plan.caches {
+        kv.check_head(info.head_len)?;
+    }
     match kv.wants() {
         Wants::Own => {}
         Wants::Hadamard => {
@@ -126,5 +143,24 @@ fn matrix(source: &Source, name: &str, (rows, cols): (usize, usize)) -> Result<T
             bail!("tensor `{name}`: row {at}: expected a direction of length 1, found {size}");
         }
     }
+    for (head, matrix) in values.chunks_exact(cols * cols).enumerate() {
+        if !is_orthogonal(matrix, cols) {
+            bail!("tensor `{name}`: head {head}: expected directions at right angles");
+        }
+    }
     Ok(tensor)
+}
+
+/// Whether a vector that is turned there and back is what it was: of all that are not orthogonal,
+/// few matrices leave this one alone.
+fn is_orthogonal(matrix: &[f32], len: usize) -> bool {
+    let x: Vec<f32> = (1..=len).map(|i| (i as f32 * 0.618_034).fract() - 0.5).collect();
+    let mut back = vec![0.0_f32; len];
+    for row in matrix.chunks_exact(len) {
+        let there: f32 = row.iter().zip(&x).map(|(a, b)| a * b).sum();
+        back.iter_mut().zip(row).for_each(|(to, a)| *to += there * a);
+    }
+    let square = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>();
+    let lost: Vec<f32> = x.iter().zip(&back).map(|(a, b)| a - b).collect();
+    square(&lost) < 1e-4 * square(&x)
 }

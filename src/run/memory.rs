@@ -1,7 +1,10 @@
 //! What this machine has room for.
 
-use crate::backend::Capacity;
+use crate::backend::{Capacity, KvFormat};
 use crate::error::{Error, Result};
+
+/// No address is larger, whatever a machine says of itself.
+const ADDRESSES: u64 = 1 << 47;
 
 /// Fails if a cache is larger than the memory of the machine: it would seem to be there until it
 /// is written.
@@ -9,8 +12,19 @@ use crate::error::{Error, Result};
 /// # Errors
 /// If it is.
 pub(super) fn check(bytes: u64, capacity: Capacity) -> Result<()> {
-    // No address is larger, whatever the machine says of itself.
-    let has = total_bytes().unwrap_or(1 << 47);
+    fits(bytes, total_bytes().unwrap_or(ADDRESSES), capacity)
+}
+
+/// As [`check`], where nobody says how much memory there is.
+///
+/// # Errors
+/// If no machine has so much.
+#[cfg(feature = "gpu")]
+pub(super) fn check_somewhere(bytes: u64, capacity: Capacity) -> Result<()> {
+    fits(bytes, ADDRESSES, capacity)
+}
+
+fn fits(bytes: u64, has: u64, capacity: Capacity) -> Result<()> {
     if bytes <= has {
         return Ok(());
     }
@@ -19,7 +33,11 @@ pub(super) fn check(bytes: u64, capacity: Capacity) -> Result<()> {
     let message = format!(
         "context: a {name} cache of {context} tokens needs {needs}, expected at most {has}"
     );
-    Err(Error::new(message).with_hint("--ctx reserves less, --kv-type q8 or q4 takes less of it"))
+    let hint = match capacity.kv {
+        KvFormat::F32 | KvFormat::F16 => "--ctx reserves less, --kv-type q8 or q4 takes less of it",
+        _ => "--ctx reserves less",
+    };
+    Err(Error::new(message).with_hint(hint))
 }
 
 /// Bytes of memory, where the system says so in a file.

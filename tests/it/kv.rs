@@ -9,7 +9,7 @@ use gridmill::backend::kv::{self, Grid, KvFormat, Wants};
 use gridmill::convert::{self, Captured, Statistics};
 use gridmill::error::Error;
 use gridmill::file::Source;
-use gridmill::model::Model;
+use gridmill::model::{Hparams, Model};
 use gridmill::plan::{Plan, Turn, Weight};
 use gridmill::quant;
 use gridmill::quant::principal::{principal, random_rotation};
@@ -18,6 +18,7 @@ use gridmill::run::{Device, Options, Session, kv_basis};
 use gridmill::simd::Level;
 use gridmill::transform;
 use gridmill::types::Basis;
+use sha2::{Digest, Sha256};
 
 use crate::cpu::{self, Random, SHAPE, Shape};
 use crate::scratch::Scratch;
@@ -156,8 +157,18 @@ fn caches_that_do_not_fit_are_refused() {
         assert_eq!(found.to_string(), expected);
     };
     let odd = Shape { heads: 16, kv_heads: 16, head_len: 12, ..SHAPE };
-    let message = "cache type q8: expected heads of a multiple of 8 values, found 12";
+    let message = "cache type q8: expected heads of a multiple of 8 values, 16 or more, found 12";
     check(odd, KvFormat::F16, KvFormat::Q8, message);
+    // Whoever counts bytes first would divide by nothing.
+    for head_len in [4, 8, 10, 12, 18] {
+        let odd = Shape { head_len, ..odd };
+        let file = Path::new("no such file");
+        for kv in CODED {
+            let error = kv_basis::fit(&mut cpu::plan(odd), kv, file).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("16 or more, found {head_len}")), "{error}");
+        }
+        assert!(kv_basis::check_head(head_len).is_err(), "{head_len}");
+    }
     let message = "cache type q4: expected a Hadamard transform, found the model's own basis";
     check(SHAPE, KvFormat::F16, KvFormat::Q4, message);
     let message = "cache type f16: expected the model's own basis, found a Hadamard transform";
@@ -178,14 +189,16 @@ fn refusal(source: &Source, options: &Options) -> Error {
 #[test]
 fn a_context_longer_than_memory_is_refused() {
     let source = model("llama");
-    for device in [Device::Cpu, Device::Reference] {
-        let options = Options { device, context: Some(1 << 50), ..Options::default() };
+    let on = |device, kv| Options { device, kv, context: Some(1 << 50), ..Options::default() };
+    for (options, kind) in [
+        (on(Device::Cpu, KvFormat::F16), "f16"),
+        (on(Device::Cpu, KvFormat::Q8), "q8"),
+        (on(Device::Reference, KvFormat::F16), "f32"),
+    ] {
         let error = refusal(&source, &options);
         let text = error.to_string();
-        assert!(
-            text.starts_with("context: a f16 cache of 1125899906842624 tokens needs"),
-            "{text}"
-        );
+        let expected = format!("context: a {kind} cache of 1125899906842624 tokens needs");
+        assert!(text.starts_with(&expected), "{text}");
         assert!(text.contains("expected at most"), "{text}");
         assert!(error.hint().is_some_and(|hint| hint.contains("--ctx")), "{error:?}");
     }
@@ -219,6 +232,32 @@ fn bases_that_are_missing_or_wrong_are_refused() {
     let at = bytes.len() - 500;
     bytes[at] ^= 1;
     check(&bytes, "the matrices are not those that were written");
+
+    // A direction twice, and the sum of it.
+    make_basis(&source, &file);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let Hparams { layers, kv_heads, head_len, .. } = Model::new(&source).unwrap().hparams;
+    let end = bytes.len() - 32;
+    let bases = end - 2 * layers * kv_heads * head_len * head_len * 2..end;
+    let (first, second) = bytes[bases.clone()].split_at_mut(2 * head_len);
+    second[..2 * head_len].copy_from_slice(first);
+    let sum = Sha256::digest(&bytes[bases]);
+    bytes[end..].copy_from_slice(&sum);
+    let expected = "tensor `blk.0.keys.basis`: head 0: expected directions at right angles";
+    check(&bytes, expected);
+}
+
+#[test]
+fn bases_lie_beside_the_model() {
+    for (model, expected) in [
+        ("a/model.gguf", "a/model.kv-basis.gguf"),
+        ("Qwen2.5-0.5B", "Qwen2.5-0.5B.kv-basis.gguf"),
+        ("Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct.kv-basis.gguf"),
+    ] {
+        assert_eq!(kv_basis::beside(Path::new(model)), Path::new(expected));
+    }
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(kv_basis::beside(Path::new(".")).parent(), here.parent());
 }
 
 /// A file of bases of the golden `llama`.

@@ -268,7 +268,7 @@ fn packed_codes_come_back() {
 }
 
 #[test]
-fn wrong_layers() {
+fn wrong_configurations() {
     let all = Golden::all();
     let same = |_: &str, entry: Entry, bytes: Bytes| Some((entry, bytes));
     let config = |key: &'static str, value: Value| {
@@ -316,6 +316,11 @@ fn wrong_layers() {
     ] {
         assert_eq!(config(key, value), message);
     }
+}
+
+#[test]
+fn wrong_tensors() {
+    let all = Golden::all();
     let without = |missing: &'static str| {
         all[7]
             .refused(|_| (), move |name, entry, bytes| (name != missing).then_some((entry, bytes)))

@@ -81,15 +81,31 @@ fn pair(config: &Value, name: &str, most: u64) -> Result<[i64; 2]> {
     }
 }
 
+fn flag(config: &Value, name: &str) -> Result<bool> {
+    match config.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(found) => bail!("{name}: expected true or false, found {found}"),
+    }
+}
+
+/// Fails if norms are not those of columns, or vectors do not run along outputs.
+fn check_directions(config: &Value) -> Result<()> {
+    for (name, expected) in [("norm_dim", Value::from(0)), ("vector_quant_dim", "out".into())] {
+        match config.get(name) {
+            Some(found) if !found.is_null() && *found != expected => {
+                bail!("{name}: expected {expected}, found {found}")
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl Layer {
     fn new(config: &Value) -> Result<Layer> {
         let number = |name: &str, least: i64, most: u64| {
             integer(name, config.get(name).unwrap_or(&Value::Null), least, most)
-        };
-        let flag = |name: &str| match config.get(name) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(found) => bail!("{name}: expected true or false, found {found}"),
         };
         let rows = number("out_features", 1, limits::WIDTH_MAX)? as usize;
         let cols = number("in_features", 1, limits::WIDTH_MAX)? as usize;
@@ -111,14 +127,7 @@ impl Layer {
         if outlier_residual > 0 {
             bail!("num_res_centroids: expected no residual of outliers, found {outlier_residual}");
         }
-        for (name, expected) in [("norm_dim", Value::from(0)), ("vector_quant_dim", "out".into())] {
-            match config.get(name) {
-                Some(found) if !found.is_null() && *found != expected => {
-                    bail!("{name}: expected {expected}, found {found}")
-                }
-                _ => {}
-            }
-        }
+        check_directions(config)?;
         let outliers = match count {
             0 => None,
             _ if outlier_v < 1 => {
@@ -136,19 +145,20 @@ impl Layer {
             entries: Entries::F16,
             tables,
             outliers,
-            has_norm: flag("enable_norm")?,
+            has_norm: flag(config, "enable_norm")?,
             ..Shape::int8(v.max(0) as usize, 1, 0)
         };
         if of_shape(shape).is_none() {
             bail!("vector_lens: expected 2 to 16, found {}", config["vector_lens"]);
         }
-        let (has_perm, is_packed) = (flag("enable_perm")?, flag("is_indice_packed")?);
+        let (has_perm, is_packed) =
+            (flag(config, "enable_perm")?, flag(config, "is_indice_packed")?);
         Ok(Layer { rows, cols, shape, group_len, has_perm, is_packed })
     }
 }
 
 impl Layer {
-    /// Fails if there is a tensor that the configuration has no use for: it would be another weight.
+    /// Fails if there is a tensor that the configuration has no use for.
     fn refuse_others(&self, get: Get) -> Result<()> {
         let Shape { residual_bits, outliers, has_norm, .. } = self.shape;
         let has_residual = residual_bits > 0;
