@@ -18,6 +18,8 @@ use crate::run::{Device, Options};
 
 /// Tokens of a window, unless somebody wants others.
 const WINDOW: usize = 512;
+/// Windows to listen to, unless somebody wants others.
+const WINDOWS: usize = 64;
 /// Windows in which sensitivities are measured, and which calibration does not see: what a rounding
 /// has listened to, it harms less than other text.
 const MEASURED: usize = 3;
@@ -34,14 +36,12 @@ pub(super) struct CalibrationFlags {
     /// model writes the text; or none
     #[arg(long, value_name = "FILE|self|none", default_value = "none", value_parser = by_name)]
     calibrate: Calibration,
-    /// Windows to calibrate on
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65536))]
-    calibration_windows: u32,
-    /// Tokens of a window
-    #[arg(long, value_name = "N", default_value_t = WINDOW as u32)]
-    #[arg(value_parser = clap::value_parser!(u32).range(16..=65536))]
-    calibration_ctx: u32,
+    /// Windows to calibrate on: 64, or 16 longer ones for the directions of a cache
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    calibration_windows: Option<u32>,
+    /// Tokens of a window: 512, or 2048 for the directions of a cache
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=65536))]
+    calibration_ctx: Option<u32>,
 }
 
 /// What `--calibrate` says.
@@ -82,6 +82,13 @@ pub(super) struct Heard {
 }
 
 impl CalibrationFlags {
+    /// The same with other windows, unless somebody wants some.
+    pub(super) fn or(mut self, windows: u32, tokens: u32) -> CalibrationFlags {
+        self.calibration_windows.get_or_insert(windows);
+        self.calibration_ctx.get_or_insert(tokens);
+        self
+    }
+
     /// Listens, or takes what was heard before from beside the model.
     pub(super) fn listen(&self, source: &Source, seed: u64) -> anyhow::Result<Heard> {
         // A read of the whole model, which a conversion without a text does not need.
@@ -102,7 +109,7 @@ impl CalibrationFlags {
             Calibration::File(path) => self.read(source, path)?,
             Calibration::Own => own_windows(source, &model, (self.windows(), self.tokens()), seed)?,
         };
-        let (windows, held_out) = split(windows, self.calibration_windows as usize);
+        let (windows, held_out) = split(windows, self.heard());
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
         let fingerprint = short(hash);
@@ -125,12 +132,17 @@ impl CalibrationFlags {
 
     /// Those to listen to, and those that are held out.
     fn windows(&self) -> usize {
-        self.calibration_windows as usize + HELD_OUT
+        self.heard() + HELD_OUT
+    }
+
+    /// To listen to.
+    fn heard(&self) -> usize {
+        self.calibration_windows.map_or(WINDOWS, |count| count as usize)
     }
 
     /// Of a window.
     fn tokens(&self) -> usize {
-        self.calibration_ctx as usize
+        self.calibration_ctx.map_or(WINDOW, |tokens| tokens as usize)
     }
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {

@@ -10,6 +10,14 @@ use crate::file::Source;
 use crate::model::Model;
 use crate::run::kv_basis::{beside, check_head};
 
+/// Windows to listen to. Keys differ with their place: directions of long windows serve short ones,
+/// too (`benches/results/`).
+const WINDOWS: u32 = 16;
+/// Tokens of a window at most.
+const LONG: usize = 2048;
+/// Tokens of a window at least.
+const SHORT: usize = 16;
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 The model reads the text, and what it keeps of each head says which directions need more bits. One \
@@ -30,7 +38,8 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let hparams = Model::new(&source).at(args.model.display())?.hparams;
     check_head(hparams.head_len).at(args.model.display())?;
-    let heard = args.calibration.listen(&source, args.seed)?;
+    let tokens = hparams.context.min(LONG).max(SHORT) as u32;
+    let heard = args.calibration.or(WINDOWS, tokens).listen(&source, args.seed)?;
     let Some(statistics) = heard.statistics else {
         anyhow::bail!("expected --calibrate and a text, or self: bases are made of what is heard");
     };
