@@ -65,8 +65,8 @@ fn by_name(name: &str) -> Result<Calibration, std::convert::Infallible> {
 struct HeldOut {
     /// In which weights are changed one by one.
     apart: Vec<Vec<u32>>,
-    /// In which all are changed at once.
-    together: Vec<Vec<u32>>,
+    /// In which all are changed at once: each kind of text by itself.
+    together: Vec<Vec<Vec<u32>>>,
 }
 
 /// What is known of a model's inputs.
@@ -186,8 +186,11 @@ impl Heard {
             None => short(Sha256::new_with_prefix(hash)),
         };
         let mut hash = Sha256::new_with_prefix(fingerprint);
-        let both = windows.iter().chain(together);
-        both.for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        let all = windows.iter().chain(together.iter().flatten());
+        all.for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        if together.len() > 1 {
+            hash.update(format!("{} kinds", together.len()));
+        }
         hash.update(format!("{:?} {:?} {seed}", sensitivity::LEVELS, sensitivity::TOGETHER));
         let fingerprint = short(hash);
         let kept = kept_at(source, &fingerprint, "sensitivity.tsv");
@@ -208,14 +211,14 @@ fn split(mut windows: Vec<Vec<u32>>, wanted: usize) -> (Vec<Vec<u32>>, HeldOut) 
     let count = windows.len();
     if count <= 2 * MEASURED {
         let apart = windows.iter().take(MEASURED).cloned().collect();
-        return (windows, HeldOut { apart, together });
+        return (windows, HeldOut { apart, together: vec![together] });
     }
     let (mut heard, mut apart) = (Vec::new(), Vec::new());
     for (at, window) in windows.into_iter().enumerate() {
         let is_held_out = (1..=MEASURED).any(|i| i * count / (MEASURED + 1) == at);
         if is_held_out { &mut apart } else { &mut heard }.push(window);
     }
-    (heard, HeldOut { apart, together })
+    (heard, HeldOut { apart, together: vec![together] })
 }
 
 pub(super) fn cpu() -> Options {
@@ -274,7 +277,8 @@ fn own_windows(
 
 /// Windows to measure in where no text is given: half of them the model's own, where it has
 /// something to begin with, the others tokens that mean nothing. What others write is less
-/// predictable than the former and more than the latter, and so is what a rounding costs there.
+/// predictable than the former and more than the latter, and what a rounding costs there lies
+/// between the two, which may be far apart: near their geometric mean (`benches/results/`).
 fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow::Result<HeldOut> {
     let bos = tokenizer(source)?.bos();
     let mut random = Random(seed);
@@ -287,10 +291,10 @@ fn unheard(source: &Source, model: &str, vocabulary: usize, seed: u64) -> anyhow
     let can_begin = can_begin(source)?;
     let all = if can_begin { TOGETHER / 2 } else { TOGETHER };
     let mut apart: Vec<Vec<u32>> = (0..MEASURED).map(|_| noise()).collect();
-    let mut together: Vec<Vec<u32>> = (0..all).map(|_| noise()).collect();
+    let mut together: Vec<Vec<Vec<u32>>> = vec![(0..all).map(|_| noise()).collect()];
     if can_begin {
         let mut written = own_windows(source, model, (MEASURED + all, WINDOW), seed)?;
-        together.extend(written.split_off(MEASURED));
+        together.push(written.split_off(MEASURED));
         apart.extend(written);
     }
     apart.iter_mut().for_each(|window| window.truncate(SHORT));

@@ -103,12 +103,26 @@ pub struct Subject<'a> {
     pub options: &'a Options,
     /// The text, in windows of one length.
     pub windows: &'a [Vec<u32>],
-    /// Other windows, in which all weights are changed at once; perhaps none.
-    pub others: &'a [Vec<u32>],
+    /// Other windows, in which all weights are changed at once, perhaps none: each kind of text by
+    /// itself. What is lost is the geometric mean of what is lost in each.
+    pub others: &'a [Vec<Vec<u32>>],
     /// Says that kept measurements are of the same model, text and settings.
     pub fingerprint: &'a str,
     /// What the noise is made from.
     pub seed: u64,
+}
+
+impl Subject<'_> {
+    fn cost_together(&self, model: &Model, changed: &Model) -> Result<f64> {
+        let kinds = self.others.iter().filter(|windows| !windows.is_empty());
+        let costs = kinds.map(|windows| cost_together(model, changed, self.options, windows));
+        let costs: Vec<f64> = costs.collect::<Result<_>>()?;
+        if let [cost] = costs[..] {
+            return Ok(cost);
+        }
+        let logs: f64 = costs.iter().map(|cost| cost.max(f64::MIN_POSITIVE).ln()).sum();
+        Ok((logs / costs.len() as f64).exp())
+    }
 }
 
 /// Measures every weight that `kept`, a file, does not hold yet, and adds it there at once, so that
@@ -142,7 +156,7 @@ pub fn measure(
         probe.step()?;
     }
     drop(probe);
-    if subject.others.is_empty() {
+    if subject.others.iter().all(Vec::is_empty) {
         return Ok(sensitivity);
     }
     let mut keep = |name: &str, cell: &str| {
@@ -158,14 +172,14 @@ pub fn measure(
             let changed = values.iter().zip(&noise).map(|(w, n)| w + size * n).collect();
             Ok(of_floats(weight, changed))
         })?;
-        let loss = cost_together(subject.model, &changed, subject.options, subject.others)?;
+        let loss = subject.cost_together(subject.model, &changed)?;
         keep(ALL, &format!("{error}:{loss}"))?;
         sensitivity.together.push((error, loss));
     }
     if sensitivity.activations.is_none() {
         // The weights of both are the same, those of the one decoded.
         let fine = changed(subject, &sensitivity, &mut |weight| Ok(finest(subject.seed, weight)))?;
-        let loss = cost_together(&fine, &fine, subject.options, subject.others)?;
+        let loss = subject.cost_together(&fine, &fine)?;
         keep(ACTIVATIONS, &loss.to_string())?;
         sensitivity.activations = Some(loss);
     }

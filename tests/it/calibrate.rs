@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gridmill::convert::{Statistics, calibrate};
+use gridmill::convert::sensitivity::{self, Subject};
+use gridmill::convert::{Feedbacks, Statistics, calibrate};
 use gridmill::file::{NewTensor, Source, Value, Writer};
 use gridmill::model::Model;
 use gridmill::quant::Moments;
@@ -184,6 +185,40 @@ fn without_a_text_noise_is_white_and_the_model_writes() {
     let matrices = measured.lines().skip(1).count() - 4;
     let source = open(&model);
     assert_eq!(matrices, gridmill::convert::matrices(&source, &Model::new(&source).unwrap()));
+}
+
+/// What is lost in two kinds of text is the geometric mean of what is lost in each.
+#[test]
+fn kinds_of_text_have_a_mean() {
+    let folder = Scratch::new();
+    let source = open(&model(&folder));
+    let (model, options) = (Model::new(&source).unwrap(), on_cpu());
+    let window = |step: u32| (0..32).map(|i| i * step % 40).collect::<Vec<u32>>();
+    let (windows, [even, odd]) = ([window(3)], [vec![window(7), window(9)], vec![window(1)]]);
+    let losses = |name: &str, others: &[Vec<Vec<u32>>]| -> Vec<f64> {
+        let (model, options) = (&model, &options);
+        let subject =
+            Subject { model, options, windows: &windows, others, fingerprint: name, seed: 1 };
+        let kept = folder.join(name);
+        let none = &mut Feedbacks::none();
+        sensitivity::measure(&subject, none, &kept, &mut |_| ()).unwrap();
+        let text = fs::read_to_string(&kept).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(['*', 'a']));
+        lines.map(|line| line.rsplit(['\t', ':']).next().unwrap().parse().unwrap()).collect()
+    };
+    let [both, even, odd] =
+        [("both", &[even.clone(), odd.clone()][..]), ("even", &[even]), ("odd", &[odd])]
+            .map(|(name, others)| losses(name, others));
+    assert_eq!((both.len(), even.len(), odd.len()), (4, 4, 4));
+    for ((both, even), odd) in both.iter().zip(even).zip(odd) {
+        let expected = (even * odd).sqrt();
+        assert!((both - expected).abs() <= 1e-12 * expected, "{both}, expected {expected}");
+        assert!(even != odd);
+    }
+}
+
+fn on_cpu() -> Options {
+    Options { device: Device::Cpu, ..Options::default() }
 }
 
 #[test]
