@@ -132,7 +132,11 @@ fn sample(
     vectors: &mut Vec<f32>,
 ) -> Result<()> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-    let (cols, together) = (item.cols, rows_together(item));
+    // Of a small matrix, its whole blocks.
+    let (cols, together) = (item.cols, rows_together(item).min(item.rows / v * v));
+    if together == 0 {
+        return Ok(());
+    }
     let signs = transform::signs(item.sign_seed, cols);
     let pieces = item.rows / together;
     // Few pieces are decoded, and of those more vectors are taken.

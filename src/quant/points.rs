@@ -160,7 +160,9 @@ impl Points {
             }
         }
         let largest = |points: &[f32]| points.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
-        let unit = REACH / (largest(&main) + largest(&residual) / 2.0).max(f32::MIN_POSITIVE);
+        let size = largest(&main) + largest(&residual) / 2.0;
+        // Vectors of zeros have points of zeros.
+        let unit = if size > 0.0 { REACH / size } else { 1.0 };
         Points::new(shape, &main, &residual, unit)
     }
 

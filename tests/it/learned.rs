@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use gridmill::file::Source;
 use gridmill::quant::blocks::BlockRounding;
 use gridmill::quant::points::{Points, Room, V_MAX};
 use gridmill::quant::random::Random;
@@ -175,4 +176,46 @@ fn too_few_vectors_are_refused() {
     fails(&args, 1, message);
     assert!(!target.exists());
     succeeds(&["convert", text(&source), text(&target), "--to", "VPTQ_V8_K256"]);
+}
+
+/// Zeros stay zeros, of one matrix or of all; what is no number is refused before there is a file.
+#[test]
+fn matrices_of_zeros_and_infinities() {
+    let folder = Scratch::new();
+    let path = model_path("llama.gguf");
+    let (bytes, source) = (std::fs::read(&path).unwrap(), Source::open(&path).unwrap());
+    let target = folder.join("out.gguf");
+    let convert = |name: &str, bytes: &[u8]| {
+        let changed = folder.file(name, bytes);
+        ["convert", text(&changed), text(&target), "--to", "VPTQ_V8_K256"].map(str::to_string)
+    };
+    // Halves from the start of a tensor on.
+    let put = |bytes: &mut [u8], name: &str, count: usize, value: f16| {
+        let at = source.raw_tensor(name).unwrap().offset as usize;
+        bytes[at..at + 2 * count].as_chunks_mut().0.fill(value.to_le_bytes());
+    };
+    let up = "blk.0.ffn_up.weight";
+    let mut broken = bytes.clone();
+    put(&mut broken, up, 1, f16::INFINITY);
+    let message = format!("tensor `{up}`: expected finite weights, found inf in row 0, column 0");
+    fails(&convert("infinite.gguf", &broken).each_ref().map(String::as_str), 1, &message);
+    assert!(!target.exists());
+
+    let matrices = || source.tensors().filter(|t| t.rows > 1 && t.name.starts_with("blk."));
+    let one = vec![up.to_string()];
+    for names in [one, matrices().map(|tensor| tensor.name.clone()).collect()] {
+        let mut zeros = bytes.clone();
+        for name in &names {
+            put(&mut zeros, name, source.tensor(name).unwrap().unwrap().len(), f16::ZERO);
+        }
+        succeeds(&convert("zeros.gguf", &zeros).each_ref().map(String::as_str));
+        let coded = Source::open(&target).unwrap();
+        for name in &names {
+            let tensor = coded.tensor(name).unwrap().unwrap();
+            assert_eq!(tensor.kind.name(), "VPTQ_V8_K256");
+            let mut values = vec![1.0; tensor.len()];
+            tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut values);
+            assert!(values.iter().all(|&value| value == 0.0), "{name}");
+        }
+    }
 }
