@@ -1,5 +1,5 @@
-//! Principal directions of a symmetric matrix, and random rotations. Heads have 16 to 256 values, so
-//! Jacobi's method in few lines takes a moment; a library for dense matrices would bring many crates.
+//! Principal directions of a symmetric matrix, and random rotations. Heads have 16 to 256 values:
+//! Jacobi's method in few lines takes a moment, and a library for matrices would bring many crates.
 
 use super::random::Random;
 
