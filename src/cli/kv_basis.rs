@@ -38,7 +38,7 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
     let hparams = Model::new(&source).at(args.model.display())?.hparams;
     check_head(hparams.head_len).at(args.model.display())?;
-    let tokens = hparams.context.min(LONG).max(SHORT) as u32;
+    let tokens = hparams.context.clamp(SHORT, LONG) as u32;
     let heard = args.calibration.or(WINDOWS, tokens).listen(&source, args.seed)?;
     let Some(statistics) = heard.statistics else {
         anyhow::bail!("expected --calibrate and a text, or self: bases are made of what is heard");
