@@ -155,9 +155,7 @@ impl Layer {
             (flag(config, "enable_perm")?, flag(config, "is_indice_packed")?);
         Ok(Layer { rows, cols, shape, group_len, has_perm, is_packed })
     }
-}
 
-impl Layer {
     /// Fails if there is a tensor that the configuration has no use for.
     fn refuse_others(&self, get: Get) -> Result<()> {
         let Shape { residual_bits, outliers, has_norm, .. } = self.shape;
