@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 BITS = [2.1, 2.5, 3, 3.25, 3.5, 4, 4.25, 5, 6]
+# Without data rows have a scale per 64 weights, and nothing is smaller than this.
+DATA_FREE_MIN = 2.25
 UNIFORM = ["higgs2", "HIGGS_P2_N32", "higgs3", "HIGGS_P4_N4096", "HIGGS_P2_N128", "higgs4",
            "HIGGS_P1_N32", "HIGGS_P1_N64"]
 LEARNED = ["vptq2", "vptq2.25", "vptq2.5", "vptq3", "vptq4"]
@@ -60,7 +62,7 @@ def main():
     plans = {
         "nearest": [("uniform, data-free", [], ["--to", kind]) for kind in UNIFORM],
         "calibrated": [("uniform, calibrated", listen, ["--to", kind]) for kind in UNIFORM],
-        "white": [("chosen, data-free", [], ["--bits", b]) for b in bits],
+        "white": [("chosen, data-free", [], ["--bits", max(b, DATA_FREE_MIN)]) for b in bits],
         "chosen": [("chosen, calibrated", listen, ["--bits", b]) for b in bits],
         "sizes": [("chosen, calibrated", listen, ["--size", size])
                   for size in filter(None, args.sizes.split(","))],

@@ -10,8 +10,10 @@ use crate::convert::{self, Feedbacks, Sensitivity, Statistics};
 use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
 use crate::model::Model;
+use crate::quant::presets;
 use crate::quant::random::Random;
 use crate::run::own_text::{can_begin, own_text};
+use crate::run::reverse::{TokenWeights, token_weights};
 use crate::run::score::Windows;
 use crate::run::tokenizer::tokenizer;
 use crate::run::{Device, Options};
@@ -29,6 +31,17 @@ const SHORT: usize = WINDOW / 2;
 const TOGETHER: usize = 16;
 /// Both.
 const HELD_OUT: usize = MEASURED + TOGETHER;
+
+/// Weights of the largest model whose tokens are weighed: that has the whole model in memory,
+/// twice, in 8 bits. In larger ones tokens count alike.
+const WEIGHED_MAX: u64 = 1 << 31;
+
+/// How tokens count.
+pub(super) enum Tokens {
+    /// By what the gradient says, where the model is small enough.
+    Weighed,
+    Alike,
+}
 
 #[derive(clap::Args)]
 pub(super) struct CalibrationFlags {
@@ -90,7 +103,12 @@ impl CalibrationFlags {
     }
 
     /// Listens, or takes what was heard before from beside the model.
-    pub(super) fn listen(&self, source: &Source, seed: u64) -> anyhow::Result<Heard> {
+    pub(super) fn listen(
+        &self,
+        source: &Source,
+        seed: u64,
+        tokens: Tokens,
+    ) -> anyhow::Result<Heard> {
         // A read of the whole model, which a conversion without a text does not need.
         let model = match self.calibrate {
             Calibration::None => String::new(),
@@ -112,6 +130,11 @@ impl CalibrationFlags {
         let (windows, held_out) = split(windows, self.heard());
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
+        let weigh = matches!(tokens, Tokens::Weighed) && weights_of(source) <= WEIGHED_MAX;
+        let weigh = weigh.then_some(seed);
+        if let Some(seed) = weigh {
+            hash.update(format!("tokens weighed {seed}"));
+        }
         let fingerprint = short(hash);
         let kept = kept_at(source, &fingerprint, "statistics.gguf");
         if kept.exists() {
@@ -125,7 +148,7 @@ impl CalibrationFlags {
             }
             return Ok(Heard::new(statistics, windows, held_out, fingerprint));
         }
-        collect(source, &windows, &fingerprint, &kept)?;
+        collect(source, (&windows, weigh), &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
         Ok(Heard::new(statistics, windows, held_out, fingerprint))
     }
@@ -225,16 +248,32 @@ pub(super) fn cpu() -> Options {
     Options { device: Device::Cpu, ..Options::default() }
 }
 
+/// Of a model's matrices.
+fn weights_of(source: &Source) -> u64 {
+    source.tensors().filter(|tensor| tensor.rows > 1).map(|tensor| tensor.len() as u64).sum()
+}
+
+/// Listens to windows, with tokens weighed if there is a seed for that.
 fn collect(
     source: &Source,
-    windows: &[Vec<u32>],
+    (windows, weigh): (&[Vec<u32>], Option<u64>),
     fingerprint: &str,
     kept: &Path,
 ) -> anyhow::Result<()> {
     let model = Model::new(source).at(source.path().display())?;
+    let weights = match weigh {
+        Some(seed) => {
+            let mut progress = print::Progress::new("weighing tokens", windows.len() as u64);
+            let kind = presets::by_name(presets::NEARLY_EXACT)?;
+            let mut random = Random(seed);
+            let (draw, done) = (&mut || random.unit(), &mut || progress.add(1));
+            token_weights(&model, &cpu(), windows, kind, draw, done).at(source.path().display())?
+        }
+        None => TokenWeights::new(),
+    };
     let mut progress = print::Progress::new("calibrating", model.hparams.layers as u64 + 1);
     let mut done = || progress.add(1);
-    convert::calibrate(&model, &cpu(), windows, fingerprint, kept, &mut done)
+    convert::calibrate(&model, &cpu(), (windows, &weights), fingerprint, kept, &mut done)
         .at(source.path().display())?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::calibrate::{CalibrationFlags, Heard};
+use super::calibrate::{CalibrationFlags, Heard, Tokens};
 use super::fine_tune;
 use super::flags::size;
 use super::print;
@@ -132,7 +132,7 @@ pub(super) fn convert(args: Args) -> anyhow::Result<()> {
         share: args.shard,
     };
     warn_if_coarse(&source, &options);
-    let heard = args.calibration.listen(&source, args.seed)?;
+    let heard = args.calibration.listen(&source, args.seed, Tokens::Weighed)?;
     if args.fine_tune && heard.windows.is_empty() {
         return Err(Error::new("--fine-tune: expected a text to tune on, found none")
             .with_hint("--calibrate FILE or --calibrate self gives one")
@@ -214,15 +214,8 @@ fn allocate(
 ) -> anyhow::Result<Allocated> {
     let mut feedbacks = convert::feedbacks(source, heard.statistics.as_ref())?;
     let sensitivity = heard.sensitivity(source, &mut feedbacks, options.seed)?;
-    let mut shown = None;
-    let mut take = |what: &'static str| {
-        if shown.as_ref().is_none_or(|(known, _)| *known != what) {
-            shown = Some((what, print::Progress::new(what, sensitivity.len() as u64)));
-        }
-        if let Some((_, progress)) = &mut shown {
-            progress.add(1);
-        }
-    };
+    let mut stages = print::Stages::default();
+    let mut take = |what, steps| stages.step(what, steps);
     let offers = Offers::new(source, options, &mut feedbacks, &sensitivity, budget, &mut take)?;
     let picked = offers.pick(source, options, budget)?;
     Ok(Allocated { budget, picked, sensitivity, points: offers.points() })
@@ -245,7 +238,9 @@ pub(super) fn run(
     let kept = options.share.map_or(named.to_path_buf(), |share| share.path(named));
     let mut kept = kept.into_os_string();
     kept.push(".part");
+    let mut stages = print::Stages::default();
     let mut hear = |event| match event {
+        Event::Learned(what, rounds) => stages.step(what, rounds),
         Event::Done(bytes) => progress.add(bytes),
         Event::Forgotten(path) => print::note(format_args!(
             "{}: of a conversion with other settings; starting over",

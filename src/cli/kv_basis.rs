@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::calibrate::CalibrationFlags;
+use super::calibrate::{CalibrationFlags, Tokens};
 use super::print;
 use crate::convert;
 use crate::error::At;
@@ -39,7 +39,8 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let hparams = Model::new(&source).at(args.model.display())?.hparams;
     check_head(hparams.head_len).at(args.model.display())?;
     let tokens = hparams.context.clamp(SHORT, LONG) as u32;
-    let heard = args.calibration.or(WINDOWS, tokens).listen(&source, args.seed)?;
+    let calibration = args.calibration.or(WINDOWS, tokens);
+    let heard = calibration.listen(&source, args.seed, Tokens::Alike)?;
     let Some(statistics) = heard.statistics else {
         anyhow::bail!("expected --calibrate and a text, or self: bases are made of what is heard");
     };

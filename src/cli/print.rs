@@ -80,6 +80,31 @@ impl Drop for Progress {
     }
 }
 
+/// One bar after another, each for work of another name or done once more.
+#[derive(Default)]
+pub(super) struct Stages {
+    /// The bar, and how many of its steps are left.
+    current: Option<(Progress, usize)>,
+}
+
+impl Stages {
+    /// One more of `steps` steps of some work.
+    pub(super) fn step(&mut self, what: &'static str, steps: usize) {
+        if self.current.as_ref().is_none_or(|(bar, _)| bar.what != what) {
+            // The old one goes before the new one is drawn.
+            self.current = None;
+            self.current = Some((Progress::new(what, steps as u64), steps));
+        }
+        if let Some((bar, left)) = &mut self.current {
+            bar.add(1);
+            *left -= 1;
+            if *left == 0 {
+                self.current = None;
+            }
+        }
+    }
+}
+
 /// `98.4 MB`.
 pub(super) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)

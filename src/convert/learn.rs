@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::encode::rows_together;
 use super::journal::{Journal, Kept};
 use super::recipe::fit;
 use super::{Item, Options};
@@ -11,6 +10,7 @@ use crate::bail;
 use crate::error::{At, Result};
 use crate::file::Source;
 use crate::quant::points::Points;
+use crate::quant::random::Random;
 use crate::run::walk::original;
 use crate::transform;
 use crate::types::{Basis, Shape, TensorType, learned};
@@ -31,6 +31,7 @@ pub(super) fn table(item: &Item) -> Vec<u8> {
 }
 
 /// The items, those of types of learned points with points, which are kept in the journal.
+/// `progress` is that of [`of_layers`].
 ///
 /// # Errors
 /// If a weight is not finite, or there are fewer vectors than points.
@@ -39,6 +40,7 @@ pub(super) fn with_points(
     options: &Options,
     mut items: Vec<Item>,
     journal: &mut Journal,
+    progress: &mut dyn FnMut(&'static str, usize),
 ) -> Result<Vec<Item>> {
     let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, item) in items.iter().enumerate() {
@@ -50,7 +52,7 @@ pub(super) fn with_points(
         let kind = items[places[0]].kind;
         let points = match kept_points(journal, kind)? {
             Some(points) => points,
-            None => match of_layers(source, options, &items, kind)? {
+            None => match of_layers(source, options, &items, kind, progress)? {
                 Ok(points) => {
                     let table = bytemuck::cast_slice(points.table());
                     journal.add(&label(kind), &[f64::from(points.unit)], &[table])?;
@@ -86,7 +88,8 @@ pub(super) struct TooFew {
 }
 
 /// Points of a type for all layers of a model, whichever of them get it: after a rotation and with
-/// a scale for each row they look alike, and a table costs bytes.
+/// a scale for each row they look alike, and a table costs bytes. `progress` hears of every round,
+/// and how many there are.
 ///
 /// # Errors
 /// If a weight is not finite.
@@ -95,6 +98,7 @@ pub(super) fn of_layers(
     options: &Options,
     items: &[Item],
     kind: &'static dyn TensorType,
+    progress: &mut dyn FnMut(&'static str, usize),
 ) -> Result<Result<Points, TooFew>> {
     let mut group = Vec::new();
     for item in items.iter().filter(|item| item.role.is_layer_matrix()) {
@@ -108,14 +112,17 @@ pub(super) fn of_layers(
     let all: usize = group.iter().map(|item| item.rows / shape.v * item.cols).sum();
     let step = (all / (PER_POINT * points(shape)).min(VECTORS_MAX)).max(1);
     let mut vectors = Vec::new();
+    let mut random = Random(options.seed);
     for item in &group {
-        sample(source, item, shape.v, step, &mut vectors).at(source.path().display())?;
+        sample(source, item, shape.v, (step, &mut random), &mut vectors)
+            .at(source.path().display())?;
     }
     let found = vectors.len() / shape.v;
     if found < points(shape) {
         return Ok(Err(TooFew { vectors: found, points: points(shape) }));
     }
-    Ok(Ok(Points::learn(shape, &vectors, options.seed)))
+    let mut done = || progress("learning points", Points::rounds(shape));
+    Ok(Ok(Points::learn(shape, &vectors, options.seed, &mut done)))
 }
 
 /// Points of the larger table of a type.
@@ -123,43 +130,40 @@ fn points(shape: Shape) -> usize {
     1 << shape.bits.max(shape.residual_bits)
 }
 
-/// Adds every `step`th vector of a matrix, rotated, with rows of unit variance.
+/// Adds one of every `step` vectors of a matrix, rotated, with rows of unit variance.
 fn sample(
     source: &Source,
     item: &Item,
     v: usize,
-    step: usize,
+    (step, random): (usize, &mut Random),
     vectors: &mut Vec<f32>,
 ) -> Result<()> {
     let tensor = source.tensor(&item.name)?.expect("the plan lists what the source has");
-    // Of a small matrix, its whole blocks.
-    let (cols, together) = (item.cols, rows_together(item).min(item.rows / v * v));
-    if together == 0 {
-        return Ok(());
-    }
-    let signs = transform::signs(item.sign_seed, cols);
-    let pieces = item.rows / together;
-    // Few pieces are decoded, and of those more vectors are taken.
-    let skip = step.min(pieces).max(1);
-    let stride = (step / skip).max(1);
-    for piece in (0..pieces).step_by(skip) {
-        let rows = piece * together..(piece + 1) * together;
-        let mut values = vec![0.0; together * cols];
-        original(&tensor, rows, &mut values)?;
-        for row in values.chunks_exact_mut(cols) {
-            if item.basis != Basis::Original {
-                transform::forward(item.basis, &signs, row);
-            }
-            let square: f64 = row.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-            let scale = (square / cols as f64).sqrt();
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            row.iter_mut().for_each(|w| *w = (f64::from(*w) * inverse) as f32);
+    let signs = transform::signs(item.sign_seed, item.cols);
+    let (cols, count) = (item.cols, item.rows / v * item.cols);
+    let mut block = vec![0.0; v * cols];
+    let mut decoded = None;
+    for first in (0..count).step_by(step) {
+        // One of the next `step`, whichever: a step may have something in common with a row.
+        let at = first + (random.bits() % step.min(count - first) as u64) as usize;
+        if decoded != Some(at / cols) {
+            decoded = Some(at / cols);
+            let rows = at / cols * v..(at / cols + 1) * v;
+            original(&tensor, rows, &mut block)?;
+            block.chunks_exact_mut(cols).for_each(|row| even_out(item.basis, &signs, row));
         }
-        for block in values.chunks_exact(v * cols) {
-            for c in (0..cols).step_by(stride) {
-                vectors.extend((0..v).map(|t| block[t * cols + c]));
-            }
-        }
+        vectors.extend((0..v).map(|t| block[t * cols + at % cols]));
     }
     Ok(())
+}
+
+/// Rotates a row and divides it by its deviation.
+fn even_out(basis: Basis, signs: &[i8], row: &mut [f32]) {
+    if basis != Basis::Original {
+        transform::forward(basis, signs, row);
+    }
+    let square: f64 = row.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
+    let scale = (square / row.len() as f64).sqrt();
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    row.iter_mut().for_each(|w| *w = (f64::from(*w) * inverse) as f32);
 }

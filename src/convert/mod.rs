@@ -89,6 +89,8 @@ pub fn plan(source: &Source, options: &Options) -> Result<Vec<Item>> {
 
 /// What a conversion hears of.
 pub enum Event {
+    /// One of so many rounds of learning points is done.
+    Learned(&'static str, usize),
     /// So many more bytes of source are done.
     Done(u64),
     /// What is done of an interrupted conversion with other settings, in this file, was forgotten.
@@ -139,7 +141,8 @@ fn with_journal(
     hear: &mut dyn FnMut(Event),
 ) -> Result<Report> {
     let started = Instant::now();
-    let items = learn::with_points(source, options, items, journal)?;
+    let mut learned = |what, rounds| hear(Event::Learned(what, rounds));
+    let items = learn::with_points(source, options, items, journal, &mut learned)?;
     let mut feedbacks = feedbacks(source, statistics)?;
     feedbacks.damped = journal.damped();
     let (mut writer, jobs) = lay_out(source, target, options, items, statistics)?;

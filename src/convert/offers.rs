@@ -67,7 +67,8 @@ pub struct Picked {
 
 impl Offers {
     /// Rounds some rows of every matrix to every grid, and to learned points if there are
-    /// statistics and the budget is small; `progress` hears of each matrix what is tried.
+    /// statistics and the budget is small; `progress` hears of each step what it is of, and how
+    /// many there are of it.
     ///
     /// # Errors
     /// If a weight is not finite, or was not measured.
@@ -77,7 +78,7 @@ impl Offers {
         feedbacks: &mut Feedbacks,
         sensitivity: &Sensitivity,
         budget: Budget,
-        progress: &mut dyn FnMut(&'static str),
+        progress: &mut dyn FnMut(&'static str, usize),
     ) -> Result<Offers> {
         let items: Vec<Item> =
             plan(source, options)?.into_iter().filter(|item| is_open(item, options)).collect();
@@ -98,7 +99,7 @@ impl Offers {
             let mut learned: Vec<Candidate> = Vec::new();
             for kind in presets::learned() {
                 // A small model has too few vectors for the larger tables.
-                if let Ok(points) = learn::of_layers(source, options, &all.items, kind)? {
+                if let Ok(points) = learn::of_layers(source, options, &all.items, kind, progress)? {
                     learned.push((kind, Some(Arc::new(points))));
                 }
             }
@@ -122,7 +123,7 @@ impl Offers {
         feedbacks: &mut Feedbacks,
         sensitivity: &Sensitivity,
         (candidates, what): (&[Candidate], &'static str),
-        progress: &mut dyn FnMut(&'static str),
+        progress: &mut dyn FnMut(&'static str, usize),
     ) -> Result<()> {
         for (at, item) in self.items.iter().enumerate() {
             let Some(alpha) = sensitivity.alpha(&item.name) else {
@@ -133,7 +134,7 @@ impl Offers {
                     .at(source.path().display())?;
             self.kinds[at].extend(kinds);
             self.offers[at].extend(offers);
-            progress(what);
+            progress(what, self.items.len());
         }
         self.curve = Curve::new(&self.offers)?;
         Ok(())

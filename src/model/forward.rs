@@ -375,7 +375,7 @@ fn of_experts(parts: &[Part]) -> Vec<ExpertPart> {
 }
 
 /// What the kernels of a weight multiply it with.
-fn activation_format(tensor: &Tensor) -> Format {
+pub(crate) fn activation_format(tensor: &Tensor) -> Format {
     match tensor.kind.kernel() {
         Kernel::Float => Format::F32,
         Kernel::Int8 { .. } if tensor.group == 0 => Format::Int8 { group: STOCK_GROUP, coarse: 0 },

@@ -7,6 +7,7 @@ pub mod tensors;
 pub mod yarn;
 
 pub use arch::{Arch, Role};
+pub(crate) use forward::activation_format;
 pub use hparams::Hparams;
 pub use tensors::Tensors;
 

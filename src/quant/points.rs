@@ -135,28 +135,34 @@ pub struct Room {
 }
 
 impl Points {
+    /// Rounds that learning takes.
+    pub fn rounds(shape: Shape) -> usize {
+        if shape.residual_bits > 0 { 2 * ROUNDS + JOINT_ROUNDS } else { ROUNDS }
+    }
+
     /// Learns from vectors `(n, v)` of unit variance. The same vectors and seed give the same
-    /// points, whatever the number of threads.
+    /// points, whatever the number of threads. `done` hears of each of [`Points::rounds`].
     ///
     /// # Panics
     /// If the shape is not one of integers, or there are fewer vectors than points.
-    pub fn learn(shape: Shape, vectors: &[f32], seed: u64) -> Points {
+    pub fn learn(shape: Shape, vectors: &[f32], seed: u64, done: &mut dyn FnMut()) -> Points {
         assert!(shape.entries == Entries::Int8, "points of integers");
         let Shape { v, bits, residual_bits, .. } = shape;
         let mut random = Random(seed);
-        let mut main = k_means(vectors, v, 1 << bits, &mut random);
+        let mut main = k_means(vectors, v, 1 << bits, &mut random, done);
         let mut residual = Vec::new();
         if residual_bits > 0 {
             let table = Table::new(&main, v);
             let codes = nearest(&table, vectors);
             let left = subtract(vectors, &main, &codes, v);
-            residual = k_means(&left, v, 1 << residual_bits, &mut random);
+            residual = k_means(&left, v, 1 << residual_bits, &mut random, done);
             for _ in 0..JOINT_ROUNDS {
                 let points = Points::new(shape, &main, &residual, 1.0);
                 let pairs = points.search_all(vectors);
                 let (first, second): (Vec<usize>, Vec<usize>) = pairs.into_iter().unzip();
                 main = means(&subtract(vectors, &residual, &second, v), &first, &main, v);
                 residual = means(&subtract(vectors, &main, &first, v), &second, &residual, v);
+                done();
             }
         }
         let largest = |points: &[f32]| points.iter().fold(0.0_f32, |m, value| m.max(value.abs()));
@@ -279,7 +285,13 @@ fn means(vectors: &[f32], codes: &[usize], points: &[f32], v: usize) -> Vec<f32>
 ///
 /// # Panics
 /// If there are fewer vectors than points.
-fn k_means(vectors: &[f32], v: usize, count: usize, random: &mut Random) -> Vec<f32> {
+fn k_means(
+    vectors: &[f32],
+    v: usize,
+    count: usize,
+    random: &mut Random,
+    done: &mut dyn FnMut(),
+) -> Vec<f32> {
     let total = vectors.len() / v;
     assert!(total >= count, "at least as many vectors as points");
     // One vector from each of `count` runs of them.
@@ -294,6 +306,7 @@ fn k_means(vectors: &[f32], v: usize, count: usize, random: &mut Random) -> Vec<
         let codes = nearest(&Table::new(&points, v), vectors);
         points = means(vectors, &codes, &points, v);
         repair(vectors, &codes, &mut points, v);
+        done();
     }
     points
 }

@@ -18,6 +18,10 @@ pub const PRESETS: [(&str, &str); 10] = [
     ("resq4", "RESQ_P2_N256"),
 ];
 
+/// A type of 8 bits that is quick to code and needs no transform: for a model that only has to be
+/// nearly itself.
+pub const NEARLY_EXACT: &str = "Q8_0";
+
 /// The presets of learned points that are worth a place beside grids: those below 3 bits. Above, a
 /// grid is as good, and much quicker to find (`benches/results/`).
 pub fn learned() -> impl Iterator<Item = &'static dyn TensorType> {

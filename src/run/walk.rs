@@ -316,7 +316,7 @@ pub(crate) fn batch(window: &[u32], rows: Range<usize>) -> Batch {
 pub(crate) fn floats(
     model: &Model,
     wanted: impl Fn(usize) -> bool,
-    make: fn(&Tensor) -> Result<Tensor>,
+    make: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Plan> {
     let plan = model.plan();
     let layers = plan.layers.len() - 1;

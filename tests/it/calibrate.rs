@@ -8,6 +8,7 @@ use gridmill::convert::{Feedbacks, Statistics, calibrate};
 use gridmill::file::{NewTensor, Source, Value, Writer};
 use gridmill::model::Model;
 use gridmill::quant::Moments;
+use gridmill::run::reverse::TokenWeights;
 use gridmill::run::walk::{Tap, Walk};
 use gridmill::run::{Device, Options};
 use gridmill::types::raw::{self, RawType};
@@ -52,7 +53,8 @@ fn statistics_are_the_moments_of_every_input() {
         (0..3).map(|i| (0..90).map(|j| (i * 131 + j * 17) % vocabulary).collect()).collect();
     let options = Options { device: Device::Cpu, threads: 2, ..Options::default() };
     let path = folder.join("s.gguf");
-    calibrate(&model, &options, &windows, "print", &path, &mut || ()).unwrap();
+    calibrate(&model, &options, (&windows, &TokenWeights::new()), "print", &path, &mut || ())
+        .unwrap();
     let (statistics, note) = Statistics::open(&path, &source).unwrap();
     assert_eq!((statistics.fingerprint.as_str(), note), ("print", None));
     let layers = model.hparams.layers;

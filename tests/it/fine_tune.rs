@@ -25,9 +25,9 @@ fn window(model: &Model) -> Vec<u32> {
 }
 
 /// Two bits, but where a row is too short.
-fn coded(folder: &Scratch, from: &Path) -> Source {
+fn coded(folder: &Scratch, from: &Path, kind: &str) -> Source {
     let path = folder.join("coded.gguf");
-    let mut args = vec!["convert", text(from), text(&path), "--to", "higgs2"];
+    let mut args = vec!["convert", text(from), text(&path), "--to", kind];
     if text(from).ends_with("mistral.gguf") {
         args.extend(["--tensor-type", "attn_output.weight=F16"]);
     }
@@ -40,12 +40,12 @@ fn coded(folder: &Scratch, from: &Path) -> Source {
 #[test]
 fn the_gradient_is_that_of_the_loss() {
     let names = ["llama", "llama-bias", "llama-rope3", "mistral", "qwen2", "qwen3", "gemma3"];
-    for name in
-        names.into_iter().chain(["gemma3-softcap", "phi3", "phi3-long", "smollm3", "qwen3moe"])
-    {
+    let more = ["gemma3-softcap", "phi3", "phi3-long", "smollm3", "qwen3moe"];
+    let grids = names.into_iter().chain(more).map(|name| (name, "higgs2"));
+    for (name, kind) in grids.chain([("llama", "VPTQ_V4_K256")]) {
         let folder = Scratch::new();
         let path = model_path(&format!("{name}.gguf"));
-        let (source, coded) = (open(&path), coded(&folder, &path));
+        let (source, coded) = (open(&path), coded(&folder, &path, kind));
         let (teacher, student) = (Model::new(&source).unwrap(), Model::new(&coded).unwrap());
         let window = window(&teacher);
         let windows = [window.clone()];
@@ -88,6 +88,10 @@ fn divergence(folder: &Scratch, model: &Path, coded: &Path, words: &Path) -> f64
 
 #[test]
 fn scales_and_norms_are_tuned_and_nothing_else() {
+    ["higgs2", "VPTQ_V4_K256"].into_iter().for_each(tune);
+}
+
+fn tune(kind: &str) {
     let folder = Scratch::new();
     let model = folder.join("model.gguf");
     fs::copy(model_path("llama.gguf"), &model).unwrap();
@@ -97,7 +101,7 @@ fn scales_and_norms_are_tuned_and_nothing_else() {
         let path = folder.join(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_gridmill"));
         command.env("RAYON_NUM_THREADS", threads);
-        command.args(["convert", text(&model), text(&path), "--to", "higgs2"]);
+        command.args(["convert", text(&model), text(&path), "--to", kind]);
         command.args(["--calibrate", text(&words), "--calibration-windows", "12"]).args(flags);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,7 @@ use gridmill::convert::{Statistics, calibrate};
 use gridmill::file::{Metadata, NewTensor, Source, Value, Writer};
 use gridmill::model::Model;
 use gridmill::quant::Moments;
+use gridmill::run::reverse::TokenWeights;
 use gridmill::run::walk::{Tap, Walk};
 use gridmill::run::{Device, Options};
 use gridmill::types::raw;
@@ -45,7 +46,8 @@ fn every_expert_is_heard_by_itself() {
         (0..3).map(|i| (0..50).map(|j| (i * 31 + j * 17) % 128).collect()).collect();
     let options = Options { device: Device::Cpu, threads: 2, ..Options::default() };
     let path = folder.join("s.gguf");
-    calibrate(&model, &options, &windows, "print", &path, &mut || ()).unwrap();
+    calibrate(&model, &options, (&windows, &TokenWeights::new()), "print", &path, &mut || ())
+        .unwrap();
     let (statistics, _) = Statistics::open(&path, &source).unwrap();
 
     let mut expected: BTreeMap<String, Vec<Moments>> = BTreeMap::new();

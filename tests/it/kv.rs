@@ -13,6 +13,7 @@ use gridmill::model::{Hparams, Model};
 use gridmill::plan::{Plan, Turn, Weight};
 use gridmill::quant;
 use gridmill::quant::principal::{principal, random_rotation};
+use gridmill::run::reverse::TokenWeights;
 use gridmill::run::verify::relative_error;
 use gridmill::run::{Device, Options, Session, kv_basis};
 use gridmill::simd::Level;
@@ -275,7 +276,15 @@ fn make_basis(source: &Source, file: &Path) -> Captured {
     let window = |seed: u32| (0..24).map(|i| (i * 7 + seed) % vocabulary).collect();
     let windows: Vec<Vec<u32>> = (0..4).map(window).collect();
     let kept = file.with_extension("statistics");
-    convert::calibrate(&model, &options, &windows, "test", &kept, &mut || ()).unwrap();
+    convert::calibrate(
+        &model,
+        &options,
+        (&windows, &TokenWeights::new()),
+        "test",
+        &kept,
+        &mut || (),
+    )
+    .unwrap();
     let (statistics, _) = Statistics::open(&kept, source).unwrap();
     convert::kv_basis(&statistics, &model.hparams, 1, file, &mut || ()).unwrap()
 }

@@ -40,7 +40,7 @@ fn search_finds_the_nearest_point() {
     let mut random = Random(3);
     for (v, bits) in [(2, 3), (4, 6), (5, 7), (16, 5)] {
         let vectors = normal(&mut random, v * 2000);
-        let points = Points::learn(Shape::int8(v, bits, 0), &vectors, 1);
+        let points = Points::learn(Shape::int8(v, bits, 0), &vectors, 1, &mut || ());
         let table = points.table();
         assert_eq!(table.len(), v << bits);
         let mut room = Room::default();
@@ -63,11 +63,11 @@ fn learning_pays() {
     let mut random = Random(5);
     let (seen, unseen) = (normal(&mut random, 4 * 30_000), normal(&mut random, 4 * 5_000));
     // Two scalar bits of a normal number leave 0.1175; vectors of four do better with as many.
-    let flat = error(&Points::learn(Shape::int8(4, 8, 0), &seen, 1), &unseen);
+    let flat = error(&Points::learn(Shape::int8(4, 8, 0), &seen, 1, &mut || ()), &unseen);
     assert!((0.09..0.11).contains(&flat), "{flat}");
     // A second point for what the first leaves, found together, is near a table of as many bits.
-    let single = error(&Points::learn(Shape::int8(4, 9, 0), &seen, 1), &unseen);
-    let double = error(&Points::learn(Shape::int8(4, 6, 3), &seen, 1), &unseen);
+    let single = error(&Points::learn(Shape::int8(4, 9, 0), &seen, 1, &mut || ()), &unseen);
+    let double = error(&Points::learn(Shape::int8(4, 6, 3), &seen, 1, &mut || ()), &unseen);
     assert!(double < flat && single < double * 1.02, "{single} {double} {flat}");
     assert!(double < 1.15 * single, "{single} {double}");
 }
@@ -77,10 +77,20 @@ fn learning_does_not_depend_on_threads() {
     let vectors = normal(&mut Random(7), 3 * 4000);
     let learn = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let points = pool.install(|| Points::learn(Shape::int8(3, 6, 4), &vectors, 9));
+        let points = pool.install(|| Points::learn(Shape::int8(3, 6, 4), &vectors, 9, &mut || ()));
         (points.table().to_vec(), points.unit)
     };
     assert_eq!(learn(1), learn(3));
+}
+
+#[test]
+fn every_round_is_told() {
+    let vectors = normal(&mut Random(8), 3 * 500);
+    for shape in [Shape::int8(3, 4, 0), Shape::int8(3, 4, 2)] {
+        let mut rounds = 0;
+        Points::learn(shape, &vectors, 1, &mut || rounds += 1);
+        assert_eq!(rounds, Points::rounds(shape));
+    }
 }
 
 /// Rows of weights, moments of inputs that go together, and points for them.
@@ -95,7 +105,8 @@ fn task(width: usize, rows: usize) -> (Vec<f32>, Feedback, Points) {
         moments.add(&row);
     }
     let weights = normal(&mut random, rows * width);
-    let points = Points::learn(Shape::int8(4, 8, 0), &normal(&mut random, 4 * 20_000), 1);
+    let vectors = normal(&mut random, 4 * 20_000);
+    let points = Points::learn(Shape::int8(4, 8, 0), &vectors, 1, &mut || ());
     (weights, Feedback::new(width, moments.whole(), 400, 0.01), points)
 }
 

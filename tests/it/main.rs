@@ -49,6 +49,7 @@ mod split;
 mod stock;
 mod text;
 mod tidy;
+mod tokens;
 mod transform;
 mod types;
 mod vptq;

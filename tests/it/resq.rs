@@ -14,6 +14,7 @@ use gridmill::model::Model;
 use gridmill::plan::{Batch, Extent, Format, Op, Plan};
 use gridmill::quant::parted::Parted;
 use gridmill::quant::{Feedback, Moments};
+use gridmill::run::reverse::TokenWeights;
 use gridmill::run::verify::verify;
 use gridmill::run::{self, Activations, Device, Session};
 use gridmill::simd::Level;
@@ -197,7 +198,8 @@ fn listen(source: &Source, windows: u32, kept: &Path) {
     let windows: Vec<Vec<u32>> = (0..windows).map(window).collect();
     let options = run::Options { device: Device::Cpu, threads: 2, ..run::Options::default() };
     let model = Model::new(source).unwrap();
-    calibrate(&model, &options, &windows, "print", kept, &mut || ()).unwrap();
+    calibrate(&model, &options, (&windows, &TokenWeights::new()), "print", kept, &mut || ())
+        .unwrap();
 }
 
 fn to_resq(source: &Source, target: &Path, statistics: &Path) -> Source {
@@ -437,7 +439,15 @@ fn models_and_texts_that_will_not_do_are_refused() {
     let options = run::Options { device: Device::Cpu, ..run::Options::default() };
     let short_windows = [window];
     let model = Model::new(&source).unwrap();
-    calibrate(&model, &options, &short_windows, "print", &short, &mut || ()).unwrap();
+    calibrate(
+        &model,
+        &options,
+        (&short_windows, &TokenWeights::new()),
+        "print",
+        &short,
+        &mut || (),
+    )
+    .unwrap();
     let message =
         "expected a text of at least 64 tokens, as many as inputs have more bits, found 48";
     convert(&path, &short, message);

@@ -9,6 +9,7 @@ use gridmill::convert::{Event, Options, Statistics, calibrate, convert, form};
 use gridmill::file::Source;
 use gridmill::model::Model;
 use gridmill::quant::presets;
+use gridmill::run::reverse::TokenWeights;
 use gridmill::run::{self, Device};
 
 use crate::cli::{gridmill, stderr, text};
@@ -32,7 +33,8 @@ impl Listened {
         let windows = [(3..93).collect::<Vec<u32>>()];
         let options = run::Options { device: Device::Cpu, threads: 1, ..Default::default() };
         let heard = folder.join("s.gguf");
-        calibrate(&model, &options, &windows, "print", &heard, &mut || ()).unwrap();
+        calibrate(&model, &options, (&windows, &TokenWeights::new()), "print", &heard, &mut || ())
+            .unwrap();
         let (statistics, _) = Statistics::open(&heard, &source).unwrap();
         drop(model);
         Listened { folder, source, statistics }
@@ -60,8 +62,8 @@ impl Listened {
     /// Stops a conversion after some tensors; the bytes kept.
     fn interrupt(&self, tensors: usize) -> Vec<u8> {
         let mut left = tensors;
-        let stopped = self.convert(1, &mut |_| {
-            left -= 1;
+        let stopped = self.convert(1, &mut |event| {
+            left -= usize::from(matches!(event, Event::Done(_)));
             assert!(left > 0, "this is the interruption");
         });
         assert_eq!(stopped, None);
@@ -74,6 +76,7 @@ impl Listened {
     fn finish(&self, seed: u64) -> (Vec<u8>, Vec<u8>, bool) {
         let (mut kept, mut is_forgotten) = (Vec::new(), false);
         let file = self.convert(seed, &mut |event| match event {
+            Event::Learned(..) => {}
             Event::Done(_) => kept = fs::read(self.part()).unwrap(),
             Event::Forgotten(path) => {
                 assert_eq!(path, self.part());

@@ -433,6 +433,42 @@ fn checkpoints_are_the_plain_folders_they_stand_for() {
     }
 }
 
+/// Codes that are not packed come as signed numbers of 16 bits: the upper half of a table is below
+/// zero.
+#[test]
+fn codes_of_the_upper_half_of_a_table() {
+    let (rows, cols, v) = (4, 8, 2);
+    let codes: Vec<u16> = (0..rows / v * cols).map(|i| (i * 4369) as u16).collect();
+    assert!(codes.iter().filter(|&&code| code >= 1 << 15).count() >= 8);
+    // Every half with its own bits, infinities and the like left out.
+    let points: Vec<f16> =
+        (0..v << 16).map(|i| f16::from_f32((i as f32 - 65536.0) / 8192.0)).collect();
+    let table = points.iter().flat_map(|point| point.to_le_bytes()).collect::<Vec<u8>>();
+    let get = |name: &str| {
+        let (kind, shape, bytes) = match name {
+            "centroids.weight" => ("F16", vec![1, points.len() as u64], table.clone()),
+            "indices" => {
+                let bytes = codes.iter().flat_map(|code| code.to_le_bytes()).collect();
+                ("I16", vec![1, (rows / v) as u64, cols as u64], bytes)
+            }
+            _ => return None,
+        };
+        Some((Entry::new(kind, shape), Bytes::from(bytes)))
+    };
+    let config = json!({
+        "in_features": cols, "out_features": rows, "vector_lens": [-1, v],
+        "num_centroids": [-1, 65536], "num_res_centroids": [-1, -1], "group_num": 1,
+        "group_size": cols, "outlier_size": 0, "enable_norm": false, "enable_perm": false,
+        "is_indice_packed": false,
+    });
+    let values = decoded(&layer(&config, "w", &get).unwrap());
+    for (at, value) in values.iter().enumerate() {
+        let (row, col) = (at / cols, at % cols);
+        let code = usize::from(codes[row / v * cols + col]);
+        assert_eq!(*value, points[code * v + row % v].to_f32(), "row {row}, column {col}");
+    }
+}
+
 /// Tensors of a module whose codes are random, unpacked, with a residual in every other one.
 fn random_module(at: usize, rows: usize, cols: usize) -> (Value, Vec<Stored>) {
     let mut random = Random(at as u64);

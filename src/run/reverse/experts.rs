@@ -4,18 +4,18 @@
 use rayon::prelude::*;
 
 use super::pass::Pass;
-use super::{Product, RAW, Way, slot, turned};
+use super::{Make, Product, RAW, Way, put_product, slot, turned};
 use crate::backend::{Backend, Values};
 use crate::error::Result;
-use crate::plan::{ExpertPart, Extent, Op, Plan, Slot, Weight};
+use crate::plan::{ExpertPart, Extent, Op, Plan, Slot};
 
 /// Puts a product without factors behind the plan's ops, and the ways back.
 pub(super) fn add_product(
     plan: &mut Plan,
-    input: Slot,
-    chosen: Slot,
+    (input, chosen): (Slot, Slot),
     parts: &[ExpertPart],
-) -> Product {
+    make: Make,
+) -> Result<Product> {
     let (mut ways, mut plain) = (Vec::new(), Vec::new());
     for (part, name) in parts.iter().zip(RAW) {
         let weight = plan.weights[part.weight.0].clone();
@@ -26,14 +26,17 @@ pub(super) fn add_product(
             slot(plan, "slopes", each, rows),
             slot(plan, "back", each, weight.cols),
         ];
-        plan.weights.push(turned(&weight, weight.rows / rows));
-        let parts = vec![ExpertPart { weight: Weight(plan.weights.len() - 1), out: back }];
-        plan.ops.push(Op::ExpertMatMul { input: slopes, chosen, parts });
-        ways.push(Way { raw, slopes, op: plan.ops.len() - 1, back });
+        let turned = make(&turned(&weight, weight.rows / rows)?)?;
+        let ops = put_product(plan, slopes, turned, |input, weight| Op::ExpertMatMul {
+            input,
+            chosen,
+            parts: vec![ExpertPart { weight, out: back }],
+        });
+        ways.push(Way { raw, slopes, ops, back });
         plain.push(ExpertPart { out: raw, ..*part });
     }
     plan.ops.push(Op::ExpertMatMul { input, chosen, parts: plain });
-    Product { op: plan.ops.len() - 1, ways }
+    Ok(Product { op: plan.ops.len() - 1, ways })
 }
 
 impl Pass<'_> {
@@ -85,16 +88,20 @@ impl Pass<'_> {
                 let gradient = self.gradient.get_mut(name).expect("as the factors");
                 factored(raw, (factors, &experts), &mut d, gradient);
             }
-            // The layers share the slot: those chosen here are written once more.
-            self.backend.write(chosen, &Values::U32(experts.clone()))?;
-            self.backend.write(way.slopes, &Values::F32(d))?;
-            self.backend.run_ops(way.op..way.op + 1)?;
-            let back = self.backend.read(way.back)?.to_f32();
-            let width = plan.slots[input.0].width;
             let sharing = match plan.slots[input.0].extent {
                 Extent::Chosen(_) => 1,
                 Extent::Tokens | Extent::LogitRows => plan.slots[chosen.0].width,
             };
+            if let Some(squares) = &mut self.squares {
+                let shape = (plan.slots[part.out.0].width, sharing);
+                squares.add(&plan.weights[parts[0].weight.0], &d, shape);
+            }
+            // The layers share the slot: those chosen here are written once more.
+            self.backend.write(chosen, &Values::U32(experts.clone()))?;
+            self.backend.write(way.slopes, &Values::F32(d))?;
+            self.backend.run_ops(way.ops.clone())?;
+            let back = self.backend.read(way.back)?.to_f32();
+            let width = plan.slots[input.0].width;
             self.add(input, summed(&back, width, sharing));
         }
         Ok(())

@@ -1,11 +1,12 @@
 //! The head: answers of teacher and student, and how they differ, a few rows at a time, since
 //! logits are wide.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{product, turned};
+use super::{Make, product, put_product, turned};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Capacity, KvFormat, Values};
 use crate::error::Result;
@@ -22,6 +23,10 @@ const ROWS: usize = 128;
 pub(super) struct Head {
     backend: Cpu,
     soft_cap: Option<f32>,
+    /// To the answers of both, or of the student alone.
+    there: Range<usize>,
+    /// From slopes to hidden states.
+    back: Range<usize>,
 }
 
 /// Slots of the plan, behind those of a batch.
@@ -41,12 +46,14 @@ pub(super) struct Found {
 }
 
 impl Head {
-    /// `student` and `teacher` are plain `(vocabulary, embed)`.
+    /// `student` is `(vocabulary, embed)`, and so is `teacher`, if there is one; `make` gives the
+    /// turned weight another type.
     pub(super) fn new(
         model: &Model,
         options: &Options,
         student: &Tensor,
-        teacher: &Tensor,
+        teacher: Option<&Tensor>,
+        make: Make,
     ) -> Result<Head> {
         let (vocabulary, embed) = (student.rows, student.cols);
         let slot = |name, width, format| SlotInfo { name, extent: Extent::Tokens, width, format };
@@ -60,14 +67,10 @@ impl Head {
             ("back", embed),
         ];
         slots.extend(floats.map(|(name, width)| slot(name, width, Format::F32)));
-        let plan = Plan {
+        let mut plan = Plan {
             slots,
-            weights: vec![student.clone(), teacher.clone(), turned(student, 1)],
-            ops: vec![
-                product(HIDDEN, 0, LOGITS),
-                product(TAUGHT, 1, ANSWERS),
-                product(SLOPES, 2, BACK),
-            ],
+            weights: Vec::new(),
+            ops: Vec::new(),
             layers: Vec::new(),
             caches: Vec::new(),
             tokens: Slot(0),
@@ -76,6 +79,14 @@ impl Head {
             logit_rows: Slot(3),
             logits: LOGITS,
         };
+        let mut put = |from, weight, to| {
+            put_product(&mut plan, from, weight, |input, weight| product(input, weight, to))
+        };
+        let mut there = put(HIDDEN, student.clone(), LOGITS);
+        if let Some(teacher) = teacher {
+            there.end = put(TAUGHT, teacher.clone(), ANSWERS).end;
+        }
+        let back = put(SLOPES, make(&turned(student, 1)?)?, BACK);
         let capacity = Capacity {
             rows: ROWS,
             logit_rows: ROWS,
@@ -85,7 +96,7 @@ impl Head {
         };
         let ops = 0..plan.ops.len();
         let backend = Cpu::with_ops(Arc::new(plan), capacity, options.threads, options.level, ops)?;
-        Ok(Head { backend, soft_cap: model.hparams.final_soft_cap })
+        Ok(Head { backend, soft_cap: model.hparams.final_soft_cap, there, back })
     }
 
     /// The divergence of the student's answers from the teacher's, and how it changes with what
@@ -102,7 +113,7 @@ impl Head {
             self.backend.load(&batch)?;
             self.backend.write(HIDDEN, &Values::F32(hidden.to_vec()))?;
             self.backend.write(TAUGHT, &Values::F32(taught.to_vec()))?;
-            self.backend.run_ops(0..2)?;
+            self.backend.run_ops(self.there.clone())?;
             let mut answers = self.backend.read(ANSWERS)?.to_f32();
             let cap = self.soft_cap;
             let rows = self.backend.logits()?.par_chunks_exact_mut(vocabulary);
@@ -111,11 +122,66 @@ impl Head {
                 rows.map(|(logits, answers)| differ(logits, answers, cap, share)).collect();
             found.loss += losses.iter().sum::<f64>();
             self.backend.write(SLOPES, &Values::F32(answers))?;
-            self.backend.run_ops(2..3)?;
+            self.backend.run_ops(self.back.clone())?;
             found.d_hidden.extend(self.backend.read(BACK)?.to_f32());
         }
         Ok(found)
     }
+}
+
+impl Head {
+    /// The gradient, by what goes into the head, of the loss of answers that are drawn from the
+    /// model's own; and the squares of the logits' gradients, row by row, as they are on average.
+    pub(super) fn draw(
+        &mut self,
+        hidden: &[f32],
+        draw: &mut dyn FnMut() -> f64,
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let slots = &self.backend.plan().slots;
+        let (embed, vocabulary) = (slots[HIDDEN.0].width, slots[LOGITS.0].width);
+        let (mut d_hidden, mut squares) = (Vec::with_capacity(hidden.len()), Vec::new());
+        for hidden in hidden.chunks(ROWS * embed) {
+            let mut batch = Batch::default();
+            (0..hidden.len() / embed).for_each(|row| batch.push(0, row as u32, 0, true));
+            self.backend.load(&batch)?;
+            self.backend.write(HIDDEN, &Values::F32(hidden.to_vec()))?;
+            self.backend.run_ops(self.there.clone())?;
+            let mut slopes = self.backend.logits()?.to_vec();
+            let places: Vec<f64> = (0..batch.len()).map(|_| draw()).collect();
+            let cap = self.soft_cap;
+            let rows = slopes.par_chunks_exact_mut(vocabulary).zip(places);
+            squares.extend(rows.map(|(row, place)| drawn(row, place, cap)).collect::<Vec<f32>>());
+            self.backend.write(SLOPES, &Values::F32(slopes))?;
+            self.backend.run_ops(self.back.clone())?;
+            d_hidden.extend(self.backend.read(BACK)?.to_f32());
+        }
+        Ok((d_hidden, squares))
+    }
+}
+
+/// Turns the logits of one row into the gradient of the loss of one answer, which is the one that
+/// `place`, from 0 to 1, comes to among the probabilities. Returns the mean of the gradient's
+/// square over all answers.
+fn drawn(row: &mut [f32], place: f64, cap: Option<f32>) -> f32 {
+    let slope = |logit: f32| cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
+    if let Some(cap) = cap {
+        row.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+    }
+    let normaliser = log_sum_exp(row) as f32;
+    let (mut sum, mut square, mut answer) = (0.0, 0.0, None);
+    for (at, value) in row.iter_mut().enumerate() {
+        let (p, slope) = ((*value - normaliser).exp(), slope(*value));
+        sum += f64::from(p);
+        square += p * (1.0 - p) * slope * slope;
+        *value = p * slope;
+        if answer.is_none() && sum > place {
+            answer = Some((at, slope));
+        }
+    }
+    if let Some((at, slope)) = answer {
+        row[at] -= slope;
+    }
+    square
 }
 
 /// The divergence of one row. Logits are capped in place, and `answers`, logits of the teacher,

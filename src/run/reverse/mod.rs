@@ -10,6 +10,7 @@ mod experts;
 mod head;
 mod local;
 mod pass;
+mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -19,14 +20,15 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Capacity, KvFormat};
 use crate::error::Result;
-use crate::model::Model;
-use crate::plan::{Extent, Format, Norm, Op, Part, Plan, Slot, SlotInfo, Weight};
+use crate::model::{Model, activation_format};
+use crate::plan::{Extent, Format, Input, Norm, Op, Part, Plan, Slot, SlotInfo, Weight};
 use crate::run::Options;
 use crate::run::walk::{Aligned, batch, float, floats, head as head_op, of_floats};
 use crate::types::{Bytes, Tensor, by_name};
 use half::f16;
 use head::Head;
 use pass::Pass;
+pub use tokens::{TokenWeights, token_weights};
 
 /// By weight: a factor per row of a matrix, per value of a norm.
 pub type Factors = BTreeMap<String, Vec<f32>>;
@@ -72,14 +74,52 @@ impl Taught {
 pub struct Student {
     options: Options,
     rows: usize,
+    ways: Ways,
+    head: Head,
+    factors: Factors,
+}
+
+/// Gives a turned weight its type.
+type Make<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+
+/// A forward pass with its ways back.
+struct Ways {
     /// Behind the ops of the model those of [`Product`].
     plan: Plan,
     products: HashMap<usize, Product>,
     /// The head's op, and what goes into it.
     end: usize,
     head_input: Slot,
-    head: Head,
-    factors: Factors,
+    head: Weight,
+}
+
+impl Ways {
+    /// From a plan; `make` gives turned ones another type.
+    fn new(mut plan: Plan, make: Make) -> Result<Ways> {
+        let (end, head_input, head) = last(&plan);
+        let mut products = HashMap::new();
+        for at in 0..end {
+            match plan.ops[at].clone() {
+                Op::MatMul { input, parts } => {
+                    products.insert(at, add_product(&mut plan, input, &parts, make)?);
+                }
+                Op::ExpertMatMul { input, chosen, parts } => {
+                    let product = experts::add_product(&mut plan, (input, chosen), &parts, make)?;
+                    products.insert(at, product);
+                }
+                Op::Embed { .. }
+                | Op::Angles { .. }
+                | Op::Prepare { .. }
+                | Op::Route { .. }
+                | Op::Mix { .. }
+                | Op::Rope { .. }
+                | Op::Attend { .. }
+                | Op::AddNorm { .. }
+                | Op::SoftCap { .. } => {}
+            }
+        }
+        Ok(Ways { plan, products, end, head_input, head })
+    }
 }
 
 /// The ops that stand for one [`Op::MatMul`] or [`Op::ExpertMatMul`].
@@ -96,8 +136,8 @@ struct Way {
     raw: Slot,
     /// The gradient of that.
     slopes: Slot,
-    /// The product with the turned matrix.
-    op: usize,
+    /// The product with the turned matrix, and what prepares its input.
+    ops: Range<usize>,
     /// The gradient of the input.
     back: Slot,
 }
@@ -126,38 +166,17 @@ impl Student {
         for weight in model.plan().weights.iter().filter(in_layer) {
             factors.insert(weight.name.clone(), vec![1.0; weight.rows]);
         }
-        let mut plan = floats(model, |_| true, plain)?;
+        let plan = floats(model, |_| true, plain)?;
         for norm in norms(&plan.ops) {
             let weight = &plan.weights[norm.weight.0];
             if weight.kind.name() == "F32" {
                 factors.insert(weight.name.clone(), vec![1.0; weight.cols]);
             }
         }
-        let (end, head_input, head) = last(&plan);
-        let head = Head::new(model, options, &plan.weights[head.0], &taught.head)?;
-        let mut products = HashMap::new();
-        for at in 0..end {
-            match plan.ops[at].clone() {
-                Op::MatMul { input, parts } => {
-                    products.insert(at, add_product(&mut plan, input, &parts));
-                }
-                Op::ExpertMatMul { input, chosen, parts } => {
-                    let product = experts::add_product(&mut plan, input, chosen, &parts);
-                    products.insert(at, product);
-                }
-                Op::Embed { .. }
-                | Op::Angles { .. }
-                | Op::Prepare { .. }
-                | Op::Route { .. }
-                | Op::Mix { .. }
-                | Op::Rope { .. }
-                | Op::Attend { .. }
-                | Op::AddNorm { .. }
-                | Op::SoftCap { .. } => {}
-            }
-        }
-        let options = options.clone();
-        Ok(Student { options, rows, plan, products, end, head_input, head, factors })
+        let ways = Ways::new(plan, &plain)?;
+        let weight = &ways.plan.weights[ways.head.0];
+        let head = Head::new(model, options, weight, Some(&taught.head), &plain)?;
+        Ok(Student { options: options.clone(), rows, ways, head, factors })
     }
 
     /// Every factor, 1.
@@ -175,22 +194,23 @@ impl Student {
         (at, window): (usize, &[u32]),
         factors: &Factors,
     ) -> Result<Slope> {
-        let plan = Arc::new(with_norms(&self.plan, factors));
+        let Ways { plan, products, end, head_input, .. } = &self.ways;
+        let plan = Arc::new(with_norms(plan, factors));
         let ops = 0..plan.ops.len();
         let mut backend = backend(&self.options, self.rows, plan.clone(), ops)?;
         backend.load(&batch(window, 0..window.len()))?;
-        let mut pass = Pass::new(backend, plan, &self.products, self.options.level, factors);
-        pass.forward(0..self.end)?;
-        let hidden = pass.value(self.head_input)?;
+        let mut pass = Pass::new(backend, plan, products, self.options.level, factors);
+        pass.forward(0..*end)?;
+        let hidden = pass.value(*head_input)?;
         let found = self.head.back(&hidden, &taught.states[at])?;
         let loss = found.loss / window.len() as f64;
-        let gradient = pass.back(self.end, self.head_input, found.d_hidden)?;
-        Ok(Slope { loss, gradient })
+        pass.back(*end, *head_input, found.d_hidden)?;
+        Ok(Slope { loss, gradient: pass.gradient })
     }
 }
 
 /// Puts a product without factors, bias and sum behind the plan's ops, and the ways back.
-fn add_product(plan: &mut Plan, input: Slot, parts: &[Part]) -> Product {
+fn add_product(plan: &mut Plan, input: Slot, parts: &[Part], make: Make) -> Result<Product> {
     assert!(parts.len() <= RAW.len(), "a name for each of {} products", parts.len());
     let mut ways = Vec::new();
     let mut plain = Vec::new();
@@ -201,32 +221,64 @@ fn add_product(plan: &mut Plan, input: Slot, parts: &[Part]) -> Product {
             slot(plan, "slopes", Extent::Tokens, weight.rows),
             slot(plan, "back", Extent::Tokens, weight.cols),
         ];
-        plan.weights.push(turned(&weight, 1));
-        plan.ops.push(product(slopes, plan.weights.len() - 1, back));
-        ways.push(Way { raw, slopes, op: plan.ops.len() - 1, back });
+        let ops = put_product(plan, slopes, make(&turned(&weight, 1)?)?, |input, weight| {
+            product(input, weight, back)
+        });
+        ways.push(Way { raw, slopes, ops, back });
         plain.push(Part { bias: None, add: false, out: raw, ..*part });
     }
     plan.ops.push(Op::MatMul { input, parts: plain });
-    Product { op: plan.ops.len() - 1, ways }
+    Ok(Product { op: plan.ops.len() - 1, ways })
+}
+
+/// Puts an op that multiplies floats by a weight behind the plan's ops, and before it what gives
+/// the floats the form that the weight wants.
+fn put_product(
+    plan: &mut Plan,
+    input: Slot,
+    weight: Tensor,
+    op: impl FnOnce(Slot, Weight) -> Op,
+) -> Range<usize> {
+    let (first, format, width) = (plan.ops.len(), activation_format(&weight), weight.cols);
+    let mut prepared = input;
+    if format != Format::F32 {
+        let extent = plan.slots[input.0].extent;
+        prepared = slot_of(plan, SlotInfo { name: "prepared", extent, width, format });
+        let input = Input::Rows(input);
+        plan.ops.push(Op::Prepare {
+            input,
+            rows: None,
+            norm: None,
+            transform: None,
+            out: prepared,
+        });
+    }
+    plan.weights.push(weight);
+    plan.ops.push(op(prepared, Weight(plan.weights.len() - 1)));
+    first..plan.ops.len()
 }
 
 /// Names of products that are there at once: queries, keys and values.
 const RAW: [&str; 3] = ["raw 1", "raw 2", "raw 3"];
 
-/// The slot of this name and shape.
+/// The slot of this name and shape, of floats.
 fn slot(plan: &mut Plan, name: &'static str, extent: Extent, width: usize) -> Slot {
-    let shape = (name, extent, width);
-    let is_it = |slot: &SlotInfo| (slot.name, slot.extent, slot.width) == shape;
-    if let Some(at) = plan.slots.iter().position(is_it) {
+    slot_of(plan, SlotInfo { name, extent, width, format: Format::F32 })
+}
+
+/// The slot that is so.
+fn slot_of(plan: &mut Plan, wanted: SlotInfo) -> Slot {
+    let shape = |slot: &SlotInfo| (slot.name, slot.extent, slot.width, slot.format);
+    if let Some(at) = plan.slots.iter().position(|slot| shape(slot) == shape(&wanted)) {
         return Slot(at);
     }
-    plan.slots.push(SlotInfo { name, extent, width, format: Format::F32 });
+    plan.slots.push(wanted);
     Slot(plan.slots.len() - 1)
 }
 
 /// One matrix, into a slot.
-fn product(input: Slot, weight: usize, out: Slot) -> Op {
-    let part = Part { weight: Weight(weight), bias: None, add: false, out };
+fn product(input: Slot, weight: Weight, out: Slot) -> Op {
+    let part = Part { weight, bias: None, add: false, out };
     Op::MatMul { input, parts: vec![part] }
 }
 
@@ -284,13 +336,17 @@ fn backend(options: &Options, rows: usize, plan: Arc<Plan>, ops: Range<usize>) -
 /// A weight in half precision and the model's own basis: a quarter of a thousandth off, where
 /// quantised ones are a hundred times that.
 fn plain(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.kind.name() == "F16" {
+        return Ok(tensor.clone());
+    }
     let tensor = float(tensor)?;
     let values: &[f32] = bytemuck::cast_slice(&tensor.codes);
     Ok(of_halves(&tensor, values.iter().map(|&value| f16::from_f32(value).to_bits()).collect()))
 }
 
-/// A plain weight with rows and columns changed over, in each of its matrices.
-fn turned(tensor: &Tensor, matrices: usize) -> Tensor {
+/// A weight with rows and columns changed over, in each of its matrices, in half precision.
+fn turned(tensor: &Tensor, matrices: usize) -> Result<Tensor> {
+    let tensor = &plain(tensor)?;
     let (rows, cols) = (tensor.rows / matrices, tensor.cols);
     let from: &[u16] = bytemuck::cast_slice(&tensor.codes);
     let mut to = vec![0; from.len()];
@@ -307,7 +363,7 @@ fn turned(tensor: &Tensor, matrices: usize) -> Tensor {
             }
         }
     }
-    of_halves(&Tensor { rows: matrices * cols, cols: rows, ..tensor.clone() }, to)
+    Ok(of_halves(&Tensor { rows: matrices * cols, cols: rows, ..tensor.clone() }, to))
 }
 
 fn of_halves(tensor: &Tensor, values: Vec<u16>) -> Tensor {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::attention::{Gradients, Head};
+use super::tokens::Squares;
 use super::{Factors, Product, experts, local, vector, zeros};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Values};
@@ -24,6 +25,8 @@ pub(super) struct Pass<'a> {
     level: Level,
     pub(super) factors: &'a Factors,
     pub(super) gradient: Factors,
+    /// Of the gradients of products, where they are wanted.
+    pub(super) squares: Option<Squares>,
     /// What slots hold now.
     values: HashMap<Slot, Shared>,
     /// How the loss changes with what they hold.
@@ -69,6 +72,7 @@ impl<'a> Pass<'a> {
             level,
             factors,
             gradient: zeros(factors),
+            squares: None,
             values: HashMap::new(),
             slopes: HashMap::new(),
             saved: Vec::new(),
@@ -180,8 +184,8 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// The gradient of every factor, from that of what goes into the op `end`.
-    pub(super) fn back(mut self, end: usize, input: Slot, d_input: Vec<f32>) -> Result<Factors> {
+    /// Finds the gradient of every factor, from that of what goes into the op `end`.
+    pub(super) fn back(&mut self, end: usize, input: Slot, d_input: Vec<f32>) -> Result<()> {
         let plan = self.plan.clone();
         self.add(input, d_input);
         for at in (0..end).rev() {
@@ -225,7 +229,7 @@ impl<'a> Pass<'a> {
                 (op, _) => unreachable!("{} before the head", op.name()),
             }
         }
-        Ok(self.gradient)
+        Ok(())
     }
 
     pub(super) fn add(&mut self, slot: Slot, values: Vec<f32>) {
@@ -288,8 +292,11 @@ impl<'a> Pass<'a> {
                 let sums = local::factored(raw, factors, &mut d);
                 gradient.iter_mut().zip(sums).for_each(|(gradient, d)| *gradient += d);
             }
+            if let Some(squares) = &mut self.squares {
+                squares.add(&self.plan.weights[parts[0].weight.0], &d, (weight.rows, 1));
+            }
             self.backend.write(way.slopes, &Values::F32(d))?;
-            self.backend.run_ops(way.op..way.op + 1)?;
+            self.backend.run_ops(way.ops.clone())?;
             let back = self.backend.read(way.back)?.to_f32();
             self.add(input, back);
         }
