@@ -56,7 +56,7 @@ pub fn token_weights(
     done: &mut dyn FnMut(),
 ) -> Result<TokenWeights> {
     let make = |tensor: &Tensor| coded(tensor, kind);
-    let ways = Ways::new(floats(model, |_| true, &make)?, &make)?;
+    let ways = Ways::new(floats(model, |_| true, make)?, &make)?;
     let Ways { plan, products, end, head_input, head } = ways;
     let plan = Arc::new(plan);
     let weight = &plan.weights[head.0];
