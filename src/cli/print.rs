@@ -68,6 +68,11 @@ impl Progress {
         }
     }
 
+    /// Whether all steps are done.
+    fn is_done(&self) -> bool {
+        self.bar.length().is_some_and(|length| self.bar.position() >= length)
+    }
+
     /// A word beside the bar.
     pub(super) fn say(&self, text: String) {
         self.bar.set_message(text);
@@ -83,25 +88,17 @@ impl Drop for Progress {
 /// One bar after another, each for work of another name or done once more.
 #[derive(Default)]
 pub(super) struct Stages {
-    /// The bar, and how many of its steps are left.
-    current: Option<(Progress, usize)>,
+    current: Option<Progress>,
 }
 
 impl Stages {
     /// One more of `steps` steps of some work.
     pub(super) fn step(&mut self, what: &'static str, steps: usize) {
-        if self.current.as_ref().is_none_or(|(bar, _)| bar.what != what) {
-            // The old one goes before the new one is drawn.
-            self.current = None;
-            self.current = Some((Progress::new(what, steps as u64), steps));
-        }
-        if let Some((bar, left)) = &mut self.current {
-            bar.add(1);
-            *left -= 1;
-            if *left == 0 {
-                self.current = None;
-            }
-        }
+        // The old one goes before the new one is drawn.
+        self.current.take_if(|bar| bar.what != what);
+        let new = || Progress::new(what, steps as u64);
+        self.current.get_or_insert_with(new).add(1);
+        self.current.take_if(|bar| bar.is_done());
     }
 }
 

@@ -440,7 +440,6 @@ fn codes_of_the_upper_half_of_a_table() {
     let (rows, cols, v) = (4, 8, 2);
     let codes: Vec<u16> = (0..rows / v * cols).map(|i| (i * 4369) as u16).collect();
     assert!(codes.iter().filter(|&&code| code >= 1 << 15).count() >= 8);
-    // Every half with its own bits, infinities and the like left out.
     let points: Vec<f16> =
         (0..v << 16).map(|i| f16::from_f32((i as f32 - 65536.0) / 8192.0)).collect();
     let table = points.iter().flat_map(|point| point.to_le_bytes()).collect::<Vec<u8>>();

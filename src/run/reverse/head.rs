@@ -108,12 +108,9 @@ impl Head {
         let mut found = Found { loss: 0.0, d_hidden: Vec::with_capacity(hidden.len()) };
         let pieces = hidden.chunks(ROWS * embed).zip(taught.chunks(ROWS * embed));
         for (hidden, taught) in pieces {
-            let mut batch = Batch::default();
-            (0..hidden.len() / embed).for_each(|row| batch.push(0, row as u32, 0, true));
-            self.backend.load(&batch)?;
-            self.backend.write(HIDDEN, &Values::F32(hidden.to_vec()))?;
+            self.backend.load(&rows(hidden.len() / embed))?;
             self.backend.write(TAUGHT, &Values::F32(taught.to_vec()))?;
-            self.backend.run_ops(self.there.clone())?;
+            self.answer(hidden)?;
             let mut answers = self.backend.read(ANSWERS)?.to_f32();
             let cap = self.soft_cap;
             let rows = self.backend.logits()?.par_chunks_exact_mut(vocabulary);
@@ -121,15 +118,11 @@ impl Head {
             let losses: Vec<f64> =
                 rows.map(|(logits, answers)| differ(logits, answers, cap, share)).collect();
             found.loss += losses.iter().sum::<f64>();
-            self.backend.write(SLOPES, &Values::F32(answers))?;
-            self.backend.run_ops(self.back.clone())?;
-            found.d_hidden.extend(self.backend.read(BACK)?.to_f32());
+            found.d_hidden.extend(self.turn_back(answers)?);
         }
         Ok(found)
     }
-}
 
-impl Head {
     /// The gradient, by what goes into the head, of the loss of answers that are drawn from the
     /// model's own; and the squares of the logits' gradients, row by row, as they are on average.
     pub(super) fn draw(
@@ -141,36 +134,60 @@ impl Head {
         let (embed, vocabulary) = (slots[HIDDEN.0].width, slots[LOGITS.0].width);
         let (mut d_hidden, mut squares) = (Vec::with_capacity(hidden.len()), Vec::new());
         for hidden in hidden.chunks(ROWS * embed) {
-            let mut batch = Batch::default();
-            (0..hidden.len() / embed).for_each(|row| batch.push(0, row as u32, 0, true));
-            self.backend.load(&batch)?;
-            self.backend.write(HIDDEN, &Values::F32(hidden.to_vec()))?;
-            self.backend.run_ops(self.there.clone())?;
+            self.backend.load(&rows(hidden.len() / embed))?;
+            self.answer(hidden)?;
             let mut slopes = self.backend.logits()?.to_vec();
-            let places: Vec<f64> = (0..batch.len()).map(|_| draw()).collect();
+            let places: Vec<f64> = (0..hidden.len() / embed).map(|_| draw()).collect();
             let cap = self.soft_cap;
             let rows = slopes.par_chunks_exact_mut(vocabulary).zip(places);
             squares.extend(rows.map(|(row, place)| drawn(row, place, cap)).collect::<Vec<f32>>());
-            self.backend.write(SLOPES, &Values::F32(slopes))?;
-            self.backend.run_ops(self.back.clone())?;
-            d_hidden.extend(self.backend.read(BACK)?.to_f32());
+            d_hidden.extend(self.turn_back(slopes)?);
         }
         Ok((d_hidden, squares))
     }
+
+    /// From hidden states to logits, and from what was taught to answers, if there is a teacher.
+    fn answer(&mut self, hidden: &[f32]) -> Result<()> {
+        self.backend.write(HIDDEN, &Values::F32(hidden.to_vec()))?;
+        self.backend.run_ops(self.there.clone())
+    }
+
+    /// From slopes by the logits to those by the hidden states.
+    fn turn_back(&mut self, slopes: Vec<f32>) -> Result<Vec<f32>> {
+        self.backend.write(SLOPES, &Values::F32(slopes))?;
+        self.backend.run_ops(self.back.clone())?;
+        Ok(self.backend.read(BACK)?.to_f32())
+    }
+}
+
+/// A batch of so many rows that all have logits.
+fn rows(count: usize) -> Batch {
+    let mut batch = Batch::default();
+    (0..count).for_each(|row| batch.push(0, row as u32, 0, true));
+    batch
+}
+
+/// Caps logits.
+fn cap_all(logits: &mut [f32], cap: Option<f32>) {
+    if let Some(cap) = cap {
+        logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+    }
+}
+
+/// How a capped logit changes with what it was before.
+fn cap_slope(logit: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap))
 }
 
 /// Turns the logits of one row into the gradient of the loss of one answer, which is the one that
 /// `place`, from 0 to 1, comes to among the probabilities. Returns the mean of the gradient's
 /// square over all answers.
 fn drawn(row: &mut [f32], place: f64, cap: Option<f32>) -> f32 {
-    let slope = |logit: f32| cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
-    if let Some(cap) = cap {
-        row.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
-    }
+    cap_all(row, cap);
     let normaliser = log_sum_exp(row) as f32;
     let (mut sum, mut square, mut answer) = (0.0, 0.0, None);
     for (at, value) in row.iter_mut().enumerate() {
-        let (p, slope) = ((*value - normaliser).exp(), slope(*value));
+        let (p, slope) = ((*value - normaliser).exp(), cap_slope(*value, cap));
         sum += f64::from(p);
         square += p * (1.0 - p) * slope * slope;
         *value = p * slope;
@@ -187,18 +204,15 @@ fn drawn(row: &mut [f32], place: f64, cap: Option<f32>) -> f32 {
 /// The divergence of one row. Logits are capped in place, and `answers`, logits of the teacher,
 /// become the slopes by the logits as they were.
 fn differ(logits: &mut [f32], answers: &mut [f32], cap: Option<f32>, share: f32) -> f64 {
-    if let Some(cap) = cap {
-        let all = logits.iter_mut().chain(answers.iter_mut());
-        all.for_each(|logit| *logit = cap * (*logit / cap).tanh());
-    }
+    cap_all(logits, cap);
+    cap_all(answers, cap);
     let (normaliser, taught) = (log_sum_exp(logits) as f32, log_sum_exp(answers) as f32);
     let mut loss = 0.0;
     for (answer, &mut logit) in answers.iter_mut().zip(logits) {
         let (log_p, log_q) = (*answer - taught, logit - normaliser);
         let p = log_p.exp();
         loss += f64::from(p * (log_p - log_q));
-        let slope = cap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
-        *answer = share * (log_q.exp() - p) * slope;
+        *answer = share * (log_q.exp() - p) * cap_slope(logit, cap);
     }
     loss
 }
