@@ -36,7 +36,8 @@ pub(super) struct Args {
 
 pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let source = Source::open(&args.model)?;
-    let hparams = Model::new(&source).at(args.model.display())?.hparams;
+    let model = Model::new(&source).at(args.model.display())?;
+    let hparams = &model.hparams;
     check_head(hparams.head_len).at(args.model.display())?;
     let tokens = hparams.context.clamp(SHORT, LONG) as u32;
     let calibration = args.calibration.or(WINDOWS, tokens);
@@ -47,7 +48,7 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let target = args.target.unwrap_or_else(|| beside(&args.model));
     let mut progress = print::Progress::new("finding directions", hparams.layers as u64);
     let done = &mut || progress.add(1);
-    let captured = convert::kv_basis(&statistics, &hparams, args.seed, &target, done)?;
+    let captured = convert::kv_basis(&statistics, &model, args.seed, &target, done)?;
     drop(progress);
     print::line(format_args!(
         "{}: the directions of 8 bits hold {:.1} % of keys, {:.1} % of values",

@@ -11,10 +11,10 @@ use super::Statistics;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Array, Metadata, NewTensor, Value, Writer, cache};
-use crate::model::Hparams;
+use crate::model::{Hparams, Model, Role};
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
-use crate::run::kv_basis::{CAPTURES, FINE, TYPE, VERSION, check_head, fine_len};
+use crate::run::kv_basis::{CAPTURES, FINE, SAMPLE, TYPE, VERSION, check_head, fine_len, sample};
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
@@ -32,19 +32,25 @@ pub struct Captured {
 /// Writes the bases of every head into a file; `progress` hears of layers done.
 ///
 /// # Errors
-/// If the statistics have no keys and values, or the file cannot be written.
+/// If the statistics have no keys and values, the embedding a weight that is not finite, or the
+/// file cannot be written.
 pub fn kv_basis(
     statistics: &Statistics,
-    hparams: &Hparams,
+    model: &Model,
     seed: u64,
     path: &Path,
     progress: &mut dyn FnMut(),
 ) -> Result<Captured> {
-    let Hparams { layers, kv_heads, head_len, .. } = *hparams;
+    let Hparams { layers, kv_heads, head_len, .. } = model.hparams;
     check_head(head_len)?;
     let kind = RawType::of(by_name("F16").expect("halves are always there"));
     let rotation = rotation(head_len, seed);
-    let (mut records, mut bases, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    let embedding = model.tensors.get(Role::Embedding, None).expect("a model has an embedding");
+    let sample = sample(embedding)?;
+    let shape = [embedding.cols as u64, (sample.len() / embedding.cols) as u64];
+    let mut records = vec![NewTensor::new(SAMPLE, &shape, kind)?];
+    let mut halves: Vec<u16> = sample.into_iter().map(|x| f16::from_f32(x).to_bits()).collect();
+    let mut shares = Vec::new();
     for layer in 0..layers {
         for what in ["keys", "values"] {
             let shape = [head_len as u64, (kv_heads * head_len) as u64];
@@ -58,7 +64,7 @@ pub fn kv_basis(
             };
             let heads: Vec<_> = heads.par_iter().map(of_head).collect();
             shares.push(heads.iter().map(|(share, _)| share).sum::<f64>() / kv_heads as f64);
-            bases.extend(heads.into_iter().flat_map(|(_, rows)| rows));
+            halves.extend(heads.into_iter().flat_map(|(_, rows)| rows));
         }
         progress();
     }
@@ -73,8 +79,8 @@ pub fn kv_basis(
     let captures = shares.iter().map(|&share| share as f32).collect();
     metadata.set(CAPTURES, Value::Array(Array::F32(captures)));
     let mut writer = Writer::create(path, &[], &metadata, records)?;
-    writer.write(bytemuck::cast_slice(&bases))?;
-    writer.write(&Sha256::digest(bytemuck::cast_slice::<u16, u8>(&bases)))?;
+    writer.write(bytemuck::cast_slice(&halves))?;
+    writer.write(&Sha256::digest(bytemuck::cast_slice::<u16, u8>(&halves)))?;
     writer.finish()?;
     let mean = |first: usize| shares[first..].iter().step_by(2).sum::<f64>() / layers as f64;
     Ok(Captured { keys: mean(0), values: mean(1) })

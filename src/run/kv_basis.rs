@@ -9,14 +9,23 @@ pub use crate::backend::kv::fine_len;
 use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
-use crate::plan::{Plan, Turn, Weight};
+use crate::plan::{Op, Plan, Turn, Weight};
+use crate::run::walk::original;
 use crate::transform;
 use crate::types::{Basis, Tensor};
 
 /// `general.type` of a file of bases.
 pub const TYPE: &str = "gridmill.kv_basis";
 /// Its version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// Some rows of the embedding: whose bases they are.
+pub const SAMPLE: &str = "embedding.sample";
+/// How many, spread over the vocabulary.
+const SAMPLES: usize = 16;
+/// Squared difference from the sample, over its square, up to which a model is the same, however it
+/// was coded. Two bits lose a quarter; the embeddings of two models differ by about two.
+const UNLIKE: f32 = 0.5;
 
 /// The directions of a head that have 8 bits.
 pub const FINE: &str = "gridmill.kv_basis.fine";
@@ -112,6 +121,7 @@ fn matrices(plan: &mut Plan, file: &Path) -> Result<()> {
         bail!("gridmill.kv_basis.version: expected {VERSION}, found {version}");
     }
     cache::check_sum(&source)?;
+    check_model(plan, &source)?;
     for layer in 0..plan.caches.len() {
         let info = plan.caches[layer];
         let expected = (info.heads * info.head_len, info.head_len);
@@ -124,6 +134,43 @@ fn matrices(plan: &mut Plan, file: &Path) -> Result<()> {
         plan.caches[layer].turn = Some(Turn::Matrices { keys, values });
     }
     Ok(())
+}
+
+/// The rows that say which model an embedding is of, `(rows, width)`.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn sample(embedding: &Tensor) -> Result<Vec<f32>> {
+    let count = SAMPLES.min(embedding.rows);
+    let mut values = vec![0.0; count * embedding.cols];
+    for (i, row) in values.chunks_exact_mut(embedding.cols).enumerate() {
+        let at = i * embedding.rows / count;
+        original(embedding, at..at + 1, row)?;
+    }
+    Ok(values)
+}
+
+/// Fails if the bases are those of another model, whatever its shape.
+fn check_model(plan: &Plan, source: &Source) -> Result<()> {
+    let table = plan.ops.iter().find_map(|op| match op {
+        Op::Embed { table, .. } => Some(*table),
+        _ => None,
+    });
+    let table = table.expect("a plan begins with an embedding");
+    let own = sample(&plan.weights[table.0])?;
+    let Some(tensor) = source.tensor(SAMPLE)?.filter(|tensor| tensor.len() == own.len()) else {
+        bail!("it is of another model: expected {SAMPLE} of {} values", own.len());
+    };
+    let mut known = vec![0.0; own.len()];
+    tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut known);
+    let square = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>();
+    let lost: Vec<f32> = known.iter().zip(&own).map(|(a, b)| a - b).collect();
+    // Not `>`: what is not a number is unlike everything.
+    let is_like = square(&lost) <= UNLIKE * square(&known);
+    match is_like {
+        true => Ok(()),
+        false => bail!("it is of another model: its embedding has other rows"),
+    }
 }
 
 /// Orthogonal matrices, one below the other.

@@ -12,6 +12,7 @@ use gridmill::file::Source;
 use gridmill::model::{Hparams, Model};
 use gridmill::plan::{Plan, Turn, Weight};
 use gridmill::quant;
+use gridmill::quant::presets;
 use gridmill::quant::principal::{principal, random_rotation};
 use gridmill::run::reverse::TokenWeights;
 use gridmill::run::verify::relative_error;
@@ -22,6 +23,8 @@ use gridmill::types::Basis;
 use sha2::{Digest, Sha256};
 
 use crate::cpu::{self, Random, SHAPE, Shape};
+use crate::import;
+use crate::models::Parts;
 use crate::scratch::Scratch;
 
 pub(crate) const CODED: [KvFormat; 3] = [KvFormat::Q8, KvFormat::Q4, KvFormat::Resq4];
@@ -237,15 +240,38 @@ fn bases_that_are_missing_or_wrong_are_refused() {
     // A direction twice, and the sum of it.
     make_basis(&source, &file);
     let mut bytes = std::fs::read(&file).unwrap();
-    let Hparams { layers, kv_heads, head_len, .. } = Model::new(&source).unwrap().hparams;
+    let Hparams { layers, kv_heads, head_len, embed, .. } = Model::new(&source).unwrap().hparams;
     let end = bytes.len() - 32;
     let bases = end - 2 * layers * kv_heads * head_len * head_len * 2..end;
     let (first, second) = bytes[bases.clone()].split_at_mut(2 * head_len);
     second[..2 * head_len].copy_from_slice(first);
-    let sum = Sha256::digest(&bytes[bases]);
+    let sum = Sha256::digest(&bytes[bases.start - 16 * embed * 2..end]);
     bytes[end..].copy_from_slice(&sum);
     let expected = "tensor `blk.0.keys.basis`: head 0: expected directions at right angles";
     check(&bytes, expected);
+}
+
+/// Another model of the same shape is known by its embedding, the same in 2 bits is the same.
+#[test]
+fn bases_belong_to_a_model() {
+    let source = model("llama");
+    let folder = Scratch::new();
+    let kv_basis = Some(bases(&folder));
+    let kv = KvFormat::Resq4;
+    let options = Options { device: Device::Cpu, kv, kv_basis, ..Options::default() };
+
+    let two_bits = Some(presets::by_name("higgs2").unwrap());
+    let choice = convert::Options { vocabulary_kind: two_bits, ..import::options(Some("higgs2")) };
+    let coded = import::converted(&source, &folder.join("coded.gguf"), &choice);
+    Session::open(&coded, &options).unwrap();
+
+    let mut parts = Parts::of_source(&source);
+    let embedding = parts.tensors.iter_mut().find(|t| t.name == "token_embd.weight").unwrap();
+    let half = embedding.bytes.len() / 2;
+    embedding.bytes.rotate_left(half);
+    let other = Source::open(&parts.write(&folder)).unwrap();
+    let error = refusal(&other, &options).to_string();
+    assert!(error.ends_with("it is of another model: its embedding has other rows"), "{error}");
 }
 
 #[test]
@@ -286,7 +312,7 @@ fn make_basis(source: &Source, file: &Path) -> Captured {
     )
     .unwrap();
     let (statistics, _) = Statistics::open(&kept, source).unwrap();
-    convert::kv_basis(&statistics, &model.hparams, 1, file, &mut || ()).unwrap()
+    convert::kv_basis(&statistics, &model, 1, file, &mut || ()).unwrap()
 }
 
 /// The whole way: a text, bases, a session. More bits lose less, and the backends agree.
