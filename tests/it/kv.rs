@@ -269,7 +269,7 @@ fn bases_belong_to_a_model() {
     let embedding = parts.tensors.iter_mut().find(|t| t.name == "token_embd.weight").unwrap();
     let half = embedding.bytes.len() / 2;
     embedding.bytes.rotate_left(half);
-    let other = Source::open(&parts.write(&folder)).unwrap();
+    let other = Source::open(parts.write(&folder)).unwrap();
     let error = refusal(&other, &options).to_string();
     assert!(error.ends_with("it is of another model: its embedding has other rows"), "{error}");
 }
