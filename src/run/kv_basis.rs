@@ -10,6 +10,7 @@ use crate::bail;
 use crate::error::{At, Error, Result};
 use crate::file::{Source, cache};
 use crate::plan::{Op, Plan, Turn, Weight};
+use crate::run::verify::relative_error;
 use crate::run::walk::original;
 use crate::transform;
 use crate::types::{Basis, Tensor};
@@ -25,7 +26,7 @@ pub const SAMPLE: &str = "embedding.sample";
 const SAMPLES: usize = 16;
 /// Squared difference from the sample, over its square, up to which a model is the same, however it
 /// was coded. Two bits lose a quarter; the embeddings of two models differ by about two.
-const UNLIKE: f32 = 0.5;
+const UNLIKE: f64 = 0.5;
 
 /// The directions of a head that have 8 bits.
 pub const FINE: &str = "gridmill.kv_basis.fine";
@@ -163,11 +164,8 @@ fn check_model(plan: &Plan, source: &Source) -> Result<()> {
     };
     let mut known = vec![0.0; own.len()];
     tensor.kind.decode(&tensor.rows(0..tensor.rows), &mut known);
-    let square = |values: &[f32]| values.iter().map(|x| x * x).sum::<f32>();
-    let lost: Vec<f32> = known.iter().zip(&own).map(|(a, b)| a - b).collect();
-    // Not `>`: what is not a number is unlike everything.
-    let is_like = square(&lost) <= UNLIKE * square(&known);
-    match is_like {
+    // What is not a number is unlike everything.
+    match relative_error(&known, &own).powi(2) <= UNLIKE {
         true => Ok(()),
         false => bail!("it is of another model: its embedding has other rows"),
     }
