@@ -2,6 +2,8 @@
 // is looked up once, and its point multiplied with one value of each activation.
 
 fn multiply(block: u32, id: Invocation) {
+    fill_table(id.thread, THREADS);
+    workgroupBarrier();
     let columns = extent();
     for (var step = 0u; step < BLOCK_ROWS / ROWS; step += teams(id)) {
         let row = (block * (BLOCK_ROWS / ROWS) + step + team(id)) * V;

@@ -17,6 +17,8 @@ use crate::types::{Basis, Shape, TensorType, learned};
 
 /// Vectors that are learned from for each point, where the matrices have as many.
 const PER_POINT: usize = 50;
+/// The same for magnitudes, of which there are few.
+const PER_MAGNITUDE: usize = 400;
 /// Vectors that are learned from at most.
 const VECTORS_MAX: usize = 1 << 20;
 
@@ -110,7 +112,8 @@ pub(super) fn of_layers(
     }
     let shape = learned(kind).expect("a type of learned points");
     let all: usize = group.iter().map(|item| item.rows / shape.v * item.cols).sum();
-    let step = (all / (PER_POINT * points(shape)).min(VECTORS_MAX)).max(1);
+    let wanted = points(shape) * if shape.signs { PER_MAGNITUDE } else { PER_POINT };
+    let step = (all / wanted.min(VECTORS_MAX)).max(1);
     let mut vectors = Vec::new();
     let mut random = Random(options.seed);
     for item in &group {

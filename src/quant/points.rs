@@ -1,12 +1,14 @@
 //! Learned points: k-means over vectors, a second table for what the first leaves, and the search
 //! for the pair whose sum is nearest (VPTQ, arXiv 2409.17066, sections 3 and 4).
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::random::Random;
 use crate::simd::Level;
 use crate::simd::products::{LANES, score};
-use crate::types::{Entries, Shape};
+use crate::types::{Entries, Shape, even_signs};
 
 /// The longest vector.
 pub const V_MAX: usize = 16;
@@ -25,6 +27,8 @@ const REACH: f32 = 120.0;
 #[derive(Clone)]
 struct Table {
     v: usize,
+    /// Whether points are magnitudes, whose signs a code has: an even number of minus signs.
+    signs: bool,
     /// `(v, padded count)`.
     columns: Vec<f32>,
     /// Half of each point's square; infinite past the last.
@@ -32,7 +36,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(points: &[f32], v: usize) -> Table {
+    fn new(points: &[f32], v: usize, signs: bool) -> Table {
         let count = points.len() / v;
         let padded = count.next_multiple_of(CHUNK);
         let (mut columns, mut halves) = (vec![0.0; v * padded], vec![f32::INFINITY; padded]);
@@ -40,7 +44,7 @@ impl Table {
             point.iter().enumerate().for_each(|(t, &value)| columns[t * padded + at] = value);
             halves[at] = point.iter().map(|value| value * value).sum::<f32>() / 2.0;
         }
-        Table { v, columns, halves }
+        Table { v, signs, columns, halves }
     }
 
     fn point(&self, code: usize) -> [f32; V_MAX] {
@@ -48,13 +52,36 @@ impl Table {
         std::array::from_fn(|t| if t < self.v { self.columns[t * padded + code] } else { 0.0 })
     }
 
-    /// Scores of all points, higher for nearer ones, and the largest of each chunk.
-    fn score(&self, place: &[f32; V_MAX], scores: &mut Scores) {
+    /// The point nearest to a place, and the signs that make it so; the lowest of equal ones.
+    fn nearest(&self, place: &[f32; V_MAX], scores: &mut Scores) -> (usize, u32) {
+        let mut signs = 0_u32;
+        let mut sizes = *place;
+        if self.signs {
+            sizes = place.map(f32::abs);
+            let minus = place.iter().enumerate().filter(|(_, value)| **value < 0.0);
+            signs = minus.fold(0, |signs, (t, _)| signs | 1 << t);
+        }
+        let is_odd = signs.count_ones() % 2 == 1;
+        self.score(&sizes, is_odd, scores);
+        let (code, _) = scores.best();
+        if is_odd {
+            let point = self.point(code);
+            let product = |&t: &usize| sizes[t] * point[t];
+            let turned = (0..self.v).min_by(|a, b| product(a).total_cmp(&product(b)));
+            signs ^= 1 << turned.unwrap_or_default();
+        }
+        (code, signs)
+    }
+
+    /// Scores of all points, higher for nearer ones, and the largest of each chunk. With `turned`,
+    /// the number of a point that this costs least has the other sign.
+    fn score(&self, place: &[f32; V_MAX], turned: bool, scores: &mut Scores) {
         scores.all.resize(self.halves.len(), 0.0);
         scores.largest.resize(self.halves.len() / CHUNK, 0.0);
         let (columns, halves) = (&self.columns, &self.halves);
         let place = &place[..self.v];
-        score(Level::best(), columns, halves, place, &mut scores.all, &mut scores.largest);
+        let (all, largest) = (&mut scores.all, &mut scores.largest);
+        score(Level::best(), columns, halves, place, turned, all, largest);
     }
 }
 
@@ -147,15 +174,14 @@ impl Points {
     /// If the shape is not one of integers, or there are fewer vectors than points.
     pub fn learn(shape: Shape, vectors: &[f32], seed: u64, done: &mut dyn FnMut()) -> Points {
         assert!(shape.entries == Entries::Int8, "points of integers");
-        let Shape { v, bits, residual_bits, .. } = shape;
+        let Shape { v, bits, residual_bits, signs, .. } = shape;
         let mut random = Random(seed);
-        let mut main = k_means(vectors, v, 1 << bits, &mut random, done);
+        let mut main = k_means(vectors, (v, signs), 1 << bits, &mut random, done);
         let mut residual = Vec::new();
         if residual_bits > 0 {
-            let table = Table::new(&main, v);
-            let codes = nearest(&table, vectors);
+            let (codes, _) = nearest(&Table::new(&main, v, false), vectors);
             let left = subtract(vectors, &main, &codes, v);
-            residual = k_means(&left, v, 1 << residual_bits, &mut random, done);
+            residual = k_means(&left, (v, false), 1 << residual_bits, &mut random, done);
             for _ in 0..JOINT_ROUNDS {
                 let points = Points::new(shape, &main, &residual, 1.0);
                 let pairs = points.search_all(vectors);
@@ -180,9 +206,9 @@ impl Points {
         };
         let (main, residual) = (scaled(main), scaled(residual));
         let table = main.iter().chain(&residual).map(|&value| value as i8).collect();
-        let v = shape.v;
-        let second = (!residual.is_empty()).then(|| Table::new(&residual, v));
-        Points { shape, unit, table, main: Table::new(&main, v), residual: second }
+        let Shape { v, signs, .. } = shape;
+        let second = (!residual.is_empty()).then(|| Table::new(&residual, v, false));
+        Points { shape, unit, table, main: Table::new(&main, v, signs), residual: second }
     }
 
     /// The points of a table that was learned before; nothing if it has another length.
@@ -210,18 +236,26 @@ impl Points {
             // As the type decodes it.
             point = std::array::from_fn(|t| (point[t] + more[t]).clamp(-127.0, 127.0));
         }
+        if self.main.signs {
+            let signs = even_signs(second as u32, self.shape.v);
+            point = std::array::from_fn(|t| if signs >> t & 1 == 0 { point[t] } else { -point[t] });
+        }
         ((first | second << self.shape.bits) as u32, point)
     }
 
+    /// The first code, and what comes above it in the whole one: a second, or signs.
     fn pair(&self, place: &[f32; V_MAX], room: &mut Room) -> (usize, usize) {
-        self.main.score(place, &mut room.main);
-        let Some(residual) = &self.residual else { return (room.main.best().0, 0) };
+        let Some(residual) = &self.residual else {
+            let (code, signs) = self.main.nearest(place, &mut room.main);
+            return (code, signs as usize & ((1 << (self.shape.v - 1)) - 1));
+        };
+        self.main.score(place, false, &mut room.main);
         let mut best = (f32::NEG_INFINITY, 0, 0);
         let top = room.main.top();
         for &(first, score) in &top.best[..top.count] {
             let point = self.main.point(first);
             let left = std::array::from_fn(|t| place[t] - point[t]);
-            residual.score(&left, &mut room.residual);
+            residual.score(&left, false, &mut room.residual);
             let (second, more) = room.residual.best();
             if score + more > best.0 {
                 best = (score + more, first, second);
@@ -244,13 +278,20 @@ fn place(vector: &[f32]) -> [f32; V_MAX] {
     place
 }
 
-/// The nearest points of vectors.
-fn nearest(table: &Table, vectors: &[f32]) -> Vec<usize> {
-    let find = |scores: &mut Scores, vector: &[f32]| {
-        table.score(&place(vector), scores);
-        scores.best().0
+/// The nearest points of vectors, and their signs.
+fn nearest(table: &Table, vectors: &[f32]) -> (Vec<usize>, Vec<u32>) {
+    let find = |scores: &mut Scores, vector: &[f32]| table.nearest(&place(vector), scores);
+    vectors.par_chunks_exact(table.v).map_init(Scores::default, find).unzip()
+}
+
+/// Vectors with the signs taken off.
+fn unsigned(vectors: &[f32], signs: &[u32], v: usize) -> Vec<f32> {
+    let pairs = vectors.chunks_exact(v).zip(signs);
+    let turn = |(vector, &signs): (&[f32], &u32)| {
+        let value = |(t, &value): (usize, &f32)| if signs >> t & 1 == 0 { value } else { -value };
+        vector.iter().enumerate().map(value).collect::<Vec<f32>>()
     };
-    vectors.par_chunks_exact(table.v).map_init(Scores::default, find).collect()
+    pairs.flat_map(turn).collect()
 }
 
 /// What is left of vectors when their points are taken away.
@@ -287,7 +328,7 @@ fn means(vectors: &[f32], codes: &[usize], points: &[f32], v: usize) -> Vec<f32>
 /// If there are fewer vectors than points.
 fn k_means(
     vectors: &[f32],
-    v: usize,
+    (v, signs): (usize, bool),
     count: usize,
     random: &mut Random,
     done: &mut dyn FnMut(),
@@ -302,10 +343,21 @@ fn k_means(
     let firsts: Vec<usize> = (0..count).map(first).collect();
     let vector = |at: usize| &vectors[at * v..][..v];
     let mut points: Vec<f32> = firsts.into_iter().flat_map(|at| vector(at).to_vec()).collect();
+    let size = |points: &mut [f32]| {
+        if signs {
+            points.iter_mut().for_each(|value| *value = value.abs());
+        }
+    };
+    size(&mut points);
     for _ in 0..ROUNDS {
-        let codes = nearest(&Table::new(&points, v), vectors);
-        points = means(vectors, &codes, &points, v);
-        repair(vectors, &codes, &mut points, v);
+        let (codes, minus) = nearest(&Table::new(&points, v, signs), vectors);
+        let vectors = match signs {
+            true => Cow::Owned(unsigned(vectors, &minus, v)),
+            false => Cow::Borrowed(vectors),
+        };
+        points = means(&vectors, &codes, &points, v);
+        repair(&vectors, &codes, &mut points, v);
+        size(&mut points);
         done();
     }
     points

@@ -10,11 +10,11 @@ pub const PRESETS: [(&str, &str); 10] = [
     ("higgs3", "HIGGS_P2_N64"),
     ("higgs4", "HIGGS_P2_N256"),
     ("higgs8", "HIGGS_P1_N256"),
-    ("vptq2", "VPTQ_V6_K4096"),
-    ("vptq2.25", "VPTQ_V8_K4096_R64"),
-    ("vptq2.5", "VPTQ_V8_K4096_R256"),
-    ("vptq3", "VPTQ_V8_K4096_R4096"),
-    ("vptq4", "VPTQ_V3_K4096"),
+    ("vptq2", "VPTQ_V8_K512_S"),
+    ("vptq2.25", "VPTQ_V8_K2048_S"),
+    ("vptq2.5", "VPTQ_V6_K1024_S"),
+    ("vptq3", "VPTQ_V4_K512_S"),
+    ("vptq4", "VPTQ_V3_K1024_S"),
     ("resq4", "RESQ_P2_N256"),
 ];
 
@@ -26,9 +26,7 @@ pub const NEARLY_EXACT: &str = "Q8_0";
 /// grid is as good, and much quicker to find (`benches/results/`).
 pub fn learned() -> impl Iterator<Item = &'static dyn TensorType> {
     let kinds = PRESETS.iter().filter_map(|(_, full)| types::by_name(full));
-    kinds.filter(|&kind| {
-        types::learned(kind).is_some_and(|shape| shape.bits + shape.residual_bits < 3 * shape.v)
-    })
+    kinds.filter(|&kind| types::learned(kind).is_some_and(|shape| shape.width() < 3 * shape.v))
 }
 
 /// The type that a preset or a full name stands for, in any case, if it can be written.

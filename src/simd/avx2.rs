@@ -174,6 +174,10 @@ impl Simd for Avx2 {
             let least = _mm256_set1_epi8(-127);
             [_mm256_max_epi8(low, least), _mm256_max_epi8(high, least)]
         }
+        fn negate(a: __m256i, signs: __m256i) -> __m256i {
+            // A zero would make zeros.
+            _mm256_sign_epi8(a, _mm256_or_si256(signs, _mm256_set1_epi8(1)))
+        }
         unsafe fn spread_8(at: *const i8) -> [__m256i; 2] {
             let at: *const i32 = at.cast();
             let (low, high) = (at.read_unaligned(), at.add(1).read_unaligned());

@@ -182,6 +182,10 @@ impl Simd for Avx512 {
         fn sub_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi8(a, b) }
         fn shift_down(a: __m512i, counts: __m512i) -> __m512i { _mm512_srlv_epi32(a, counts) }
         fn shift_up(a: __m512i, counts: __m512i) -> __m512i { _mm512_sllv_epi32(a, counts) }
+        unsafe fn look_up_128(table: *const u8, codes: __m512i) -> __m512i {
+            let (low, high) = (table.cast(), table.add(64).cast());
+            _mm512_permutex2var_epi8(_mm512_loadu_si512(low), codes, _mm512_loadu_si512(high))
+        }
         fn look_up_16(table: __m512i, codes: __m512i) -> __m512i {
             _mm512_shuffle_epi8(table, codes)
         }
@@ -189,6 +193,10 @@ impl Simd for Avx512 {
         unsafe fn point_sums(at: [*const i8; 8], more: [*const i8; 8]) -> [__m512i; 1] {
             let sums = _mm512_adds_epi8(gather(at), gather(more));
             [_mm512_max_epi8(turn(sums), _mm512_set1_epi8(-127))]
+        }
+        fn negate(a: __m512i, signs: __m512i) -> __m512i {
+            let minus = _mm512_movepi8_mask(signs);
+            _mm512_mask_sub_epi8(a, minus, _mm512_setzero_si512(), a)
         }
         unsafe fn spread_8(at: *const i8) -> [__m512i; 1] {
             let both = _mm512_set1_epi64(at.cast::<i64>().read_unaligned());

@@ -165,6 +165,9 @@ impl Simd for Portable {
             };
             turn(from_fn(sum))
         }
+        fn negate(a: [i8; 4 * LANES], signs: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
+            from_fn(|i| if signs[i] < 0 { -a[i] } else { a[i] })
+        }
         unsafe fn spread_8(at: *const i8) -> [[i8; 4 * LANES]; 4] {
             let bytes: [i8; 8] = read(at);
             from_fn(|k| from_fn(|i| bytes[k / 2 * 4 + i % 4]))

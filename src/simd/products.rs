@@ -168,6 +168,7 @@ unsafe fn tile<S: Simd, const N: usize>(
 
 /// `scores[j] = -halves[j] + sum over t of columns[t][j] * place[t]`, and the largest of every
 /// [`LANES`] of them; products and sums are rounded apart, so every instruction set gives the same.
+/// With `turned`, one of the products is turned, the least, and so taken off twice.
 ///
 /// # Panics
 /// If the columns are not whole runs of [`LANES`], or a length does not fit.
@@ -176,19 +177,22 @@ pub fn score(
     columns: &[f32],
     halves: &[f32],
     place: &[f32],
+    turned: bool,
     scores: &mut [f32],
     largest: &mut [f32],
 ) {
     let count = halves.len();
     assert!(count.is_multiple_of(LANES) && columns.len() == count * place.len(), "whole columns");
     assert!(scores.len() == count && largest.len() * LANES == count, "a score per point");
-    level.dispatch(Score { columns, halves, place, scores, largest });
+    let work = Score { columns, halves, place, turned, scores, largest };
+    level.dispatch(work);
 }
 
 struct Score<'a> {
     columns: &'a [f32],
     halves: &'a [f32],
     place: &'a [f32],
+    turned: bool,
     scores: &'a mut [f32],
     largest: &'a mut [f32],
 }
@@ -198,7 +202,7 @@ impl WithSimd for Score<'_> {
 
     #[inline(always)]
     fn with<S: Simd>(self, s: S) {
-        let Score { columns, halves, place, scores, largest } = self;
+        let Score { columns, halves, place, turned, scores, largest } = self;
         for (run, largest) in largest.iter_mut().enumerate() {
             *largest = f32::NEG_INFINITY;
             for part in 0..LANES / S::LANES {
@@ -206,9 +210,15 @@ impl WithSimd for Score<'_> {
                 // SAFETY: `at` and a vector are within every column, which is whole runs.
                 unsafe {
                     let mut sum = s.sub(s.splat(0.0), s.load(halves.as_ptr().add(at)));
+                    let mut least = s.splat(f32::INFINITY);
                     for (t, &value) in place.iter().enumerate() {
                         let column = s.load(columns.as_ptr().add(t * halves.len() + at));
-                        sum = s.add(sum, s.mul(column, s.splat(value)));
+                        let product = s.mul(column, s.splat(value));
+                        sum = s.add(sum, product);
+                        least = s.min(least, product);
+                    }
+                    if turned {
+                        sum = s.sub(sum, s.add(least, least));
                     }
                     s.store(scores.as_mut_ptr().add(at), sum);
                     *largest = largest.max(s.largest(sum));

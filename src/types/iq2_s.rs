@@ -50,6 +50,6 @@ fn integers(block: &[u8; BYTES], values: &mut [i8; LEN], scales: &mut [f32; SUBS
     }
     for (i, values) in values.as_chunks_mut().0.iter_mut().enumerate() {
         let code = usize::from(block[2 + i]) | usize::from(pair(&block[HIGH..], i)) << 8;
-        *values = signed(&POINTS[code], block[SIGNS + i]);
+        *values = signed(&POINTS[code], u32::from(block[SIGNS + i]));
     }
 }

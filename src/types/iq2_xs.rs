@@ -50,6 +50,6 @@ fn integers(block: &[u8; BYTES], values: &mut [i8; LEN], scales: &mut [f32; SUBS
     for (&code, values) in codes.iter().zip(values.as_chunks_mut().0) {
         // Nine bits are the point, seven its signs.
         let code = u16::from_le_bytes(code);
-        *values = signed(&POINTS[usize::from(code & 0x1ff)], even_signs((code >> 9) as u8));
+        *values = signed(&POINTS[usize::from(code & 0x1ff)], even_signs(u32::from(code >> 9), 8));
     }
 }

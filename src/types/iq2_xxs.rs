@@ -52,7 +52,7 @@ fn integers(block: &[u8; BYTES], values: &mut [i8; LEN], scales: &mut [f32; SUBS
         for (i, (code, values)) in
             [a, b, c, d].into_iter().zip(values.as_chunks_mut().0).enumerate()
         {
-            let signs = even_signs((word >> (7 * i) & 0x7f) as u8);
+            let signs = even_signs(word >> (7 * i) & 0x7f, 8);
             *values = signed(&POINTS[usize::from(code)], signs);
         }
     }

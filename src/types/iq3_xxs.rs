@@ -51,7 +51,7 @@ fn integers(block: &[u8; BYTES], values: &mut [i8; LEN], scales: &mut [f32; SUBS
         let word = u32::from_le_bytes(word);
         *scales = [factor * (0.5 + (word >> 28) as f32) * 0.5; 2];
         for (i, (&code, values)) in codes.iter().zip(values.as_chunks_mut().0).enumerate() {
-            let signs = even_signs((word >> (7 * (i / 2)) & 0x7f) as u8);
+            let signs = even_signs(word >> (7 * (i / 2)) & 0x7f, 8);
             *values = signed(&POINTS[usize::from(code)], signs >> (i % 2 * 4));
         }
     }

@@ -48,6 +48,7 @@ mod vptq;
 pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use planes::{High, Plane, Planes, ScaleIntegers};
+pub use points::even_signs;
 pub use raw::RawType;
 pub use resq::{Parts, Resq, resq};
 pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes, part_name, whole_name};
@@ -160,7 +161,8 @@ pub enum Layout {
     /// A row's quiet values as pairs, then its loud ones as integers; each part has one norm.
     Parted,
     /// Codes of points of `v` rows in one column, at most eight, each code `bits` and then
-    /// `residual_bits` wide, the lowest bits first; the scale of a group is its norm.
+    /// `residual_bits` wide, or with the signs of all rows but the last, the lowest bits first; the
+    /// scale of a group is its norm.
     Points {
         /// Rows of a point.
         v: usize,
@@ -168,6 +170,8 @@ pub enum Layout {
         bits: usize,
         /// Bits of the code of a second point that is added; 0 for none.
         residual_bits: usize,
+        /// Whether points are magnitudes, and the rest of a code their signs.
+        signs: bool,
     },
 }
 

@@ -15,14 +15,15 @@ pub(super) const fn points<const P: usize, const N: usize, const BYTES: usize>(
     points
 }
 
-/// The eight signs that seven bits stand for: the eighth makes the number of minus signs even.
+/// The signs of `count` numbers, of which all but the last have a bit: its makes the number of minus
+/// signs even.
 #[inline(always)]
-pub(super) fn even_signs(seven: u8) -> u8 {
-    seven | (seven.count_ones() as u8 & 1) << 7
+pub fn even_signs(bits: u32, count: usize) -> u32 {
+    bits | (bits.count_ones() & 1) << (count - 1)
 }
 
 /// A point whose coordinate `i` is turned where bit `i` is set.
 #[inline(always)]
-pub(super) fn signed<const P: usize>(point: &[i8; P], signs: u8) -> [i8; P] {
+pub(super) fn signed<const P: usize>(point: &[i8; P], signs: u32) -> [i8; P] {
     std::array::from_fn(|i| if signs >> i & 1 == 0 { point[i] } else { -point[i] })
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
+use super::points::{even_signs, signed};
 use super::raw::{self, RawType};
 use super::{
     Block, Bytes, ColumnPlanes, Int8Row, Kernel, Layout, PRIVATE_IDS, Role, Rows, SUB, Shader,
@@ -17,6 +18,8 @@ use super::{
 const POINT_MAX: usize = 16;
 /// Numbers of a point that a fused kernel takes, and those for which it is worth it.
 const FUSED: std::ops::RangeInclusive<usize> = 5..=8;
+/// Words of a table that fit a workgroup's memory beside what kernels keep there.
+const KEPT_MAX: usize = 1024;
 /// Codes of a block, so that a block is whole bytes.
 const RUN: usize = 8;
 /// The group of a column that has codes and a table of its own.
@@ -55,6 +58,9 @@ pub struct Shape {
     pub bits: usize,
     /// Bits of the code of a second point that is added; 0 for none.
     pub residual_bits: usize,
+    /// Whether points are magnitudes, whose signs are in the code: an even number of minus signs,
+    /// so that the last one needs no bit. Then there is no second point.
+    pub signs: bool,
     /// How the numbers of points are stored.
     pub entries: Entries,
     /// Tables, one per group of columns; 1 for int8.
@@ -68,8 +74,18 @@ pub struct Shape {
 impl Shape {
     /// Points of int8 numbers, as this program learns them.
     pub const fn int8(v: usize, bits: usize, residual_bits: usize) -> Shape {
-        let (entries, tables) = (Entries::Int8, 1);
-        Shape { v, bits, residual_bits, entries, tables, outliers: None, has_norm: false }
+        let (signs, entries, tables) = (false, Entries::Int8, 1);
+        Shape { v, bits, residual_bits, signs, entries, tables, outliers: None, has_norm: false }
+    }
+
+    /// Points of int8 magnitudes, with signs in the code.
+    pub const fn signed(v: usize, bits: usize) -> Shape {
+        Shape { signs: true, ..Shape::int8(v, bits, 0) }
+    }
+
+    /// Bits of a code, all its parts together.
+    pub const fn width(&self) -> usize {
+        self.bits + self.residual_bits + if self.signs { self.v - 1 } else { 0 }
     }
 
     /// Points of all tables, the second ones among them; each has `v` numbers.
@@ -89,14 +105,18 @@ impl Shape {
             && self.residual_bits <= 16
             && (1..=16).contains(&self.tables)
             && self.outliers.is_none_or(outliers)
+            && (!self.signs || int8 && self.residual_bits == 0)
             && (!int8 || self.tables == 1 && self.outliers.is_none() && !self.has_norm)
     }
 
-    /// As in the file: `VPTQ_V8_K4096_R256`, `VPTQ_V12_K4096_G4_O64V4K4096_BF16N`.
+    /// As in the file: `VPTQ_V8_K4096_R256`, `VPTQ_V6_K128_S`, `VPTQ_V12_K4096_G4_O64V4K4096_BF16N`.
     fn name(&self) -> String {
         let mut name = format!("VPTQ_V{}_K{}", self.v, 1_u32 << self.bits);
         if self.residual_bits > 0 {
             let _ = write!(name, "_R{}", 1_u32 << self.residual_bits);
+        }
+        if self.signs {
+            name += "_S";
         }
         if self.tables > 1 {
             let _ = write!(name, "_G{}", self.tables);
@@ -130,6 +150,7 @@ impl Shape {
             match (word, word.split_at_checked(1)?) {
                 ("F16" | "F16N", _) => shape.entries = Entries::F16,
                 ("BF16" | "BF16N", _) => shape.entries = Entries::Bf16,
+                ("S", _) => shape.signs = true,
                 (_, ("R", points)) => shape.residual_bits = bits(points)?,
                 (_, ("G", tables)) => shape.tables = size(tables)?,
                 (_, ("O", rest)) => {
@@ -170,18 +191,30 @@ pub fn of_shape(shape: Shape) -> Option<&'static Vptq> {
     let id = FIRST_ID + known.len() as u32;
     let make = || {
         let name = Box::leak(shape.name().into_boxed_str());
-        let width = shape.bits + shape.residual_bits;
         let numbers = [
             ("V", shape.v),
-            ("STRIDE", shape.v.next_power_of_two().div_ceil(4)),
+            ("STRIDE", stride(shape.v)),
             ("BITS", shape.bits),
             ("MORE", shape.residual_bits),
-            ("WIDTH", width),
+            ("SIGNS", usize::from(shape.signs)),
+            ("WIDTH", shape.width()),
+            ("KEPT", kept_words(shape)),
         ];
         let constants = Box::leak(Box::new(numbers.map(|(name, value)| (name, value as u32))));
         &*Box::leak(Box::new(Vptq { name, id, constants, shape }))
     };
     Some(known.entry(shape).or_insert_with(make))
+}
+
+/// Words of a table that a GPU keeps at hand; 0 where it is too long for that.
+fn kept_words(shape: Shape) -> usize {
+    let words = stride(shape.v) * shape.points();
+    if words <= KEPT_MAX { words } else { 0 }
+}
+
+/// Words from a point to the next on a GPU.
+fn stride(v: usize) -> usize {
+    v.next_power_of_two().div_ceil(4)
 }
 
 /// The type with this name, in any case.
@@ -195,17 +228,12 @@ pub fn learned(kind: &dyn TensorType) -> Option<Shape> {
 }
 
 impl Vptq {
-    /// Bits of a code with its residual.
-    fn width(&self) -> usize {
-        self.shape.bits + self.shape.residual_bits
-    }
-
     /// Writes codes as the bytes of one row of blocks.
     ///
     /// # Panics
     /// If a length does not fit.
     pub fn pack(&self, codes: &[u32], bytes: &mut [u8]) {
-        let width = self.width();
+        let width = self.shape.width();
         assert_eq!(codes.len() * width, bytes.len() * 8, "whole blocks");
         let (mut held, mut count, mut at) = (0_u64, 0, 0);
         for &code in codes {
@@ -223,7 +251,7 @@ impl Vptq {
     /// # Panics
     /// If a length does not fit.
     pub fn unpack_codes(&self, bytes: &[u8], codes: &mut [u32]) {
-        let width = self.width();
+        let width = self.shape.width();
         assert_eq!(codes.len() * width, bytes.len() * 8, "whole blocks");
         let mask = (1_u64 << width) - 1;
         let (mut held, mut count) = (0_u64, 0);
@@ -243,7 +271,7 @@ impl Vptq {
     fn each_row(&self, rows: &Rows, mut each: impl FnMut(usize, usize, &[u32])) {
         let v = self.shape.v;
         let mut codes = vec![0; rows.cols];
-        let bytes = rows.codes.chunks_exact(rows.cols / RUN * self.width());
+        let bytes = rows.codes.chunks_exact(rows.cols / RUN * self.shape.width());
         let skipped = rows.first % v;
         for (block, bytes) in bytes.enumerate() {
             self.unpack_codes(bytes, &mut codes);
@@ -258,11 +286,11 @@ impl Vptq {
 
     /// The integers of rows, which follow each other without a gap.
     fn integers(&self, rows: &Rows, out: &mut [i8]) {
-        let Shape { v, bits, .. } = self.shape;
+        let Shape { v, bits, signs, .. } = self.shape;
         let (main, residual) = rows.table.split_at(v << bits);
         let mask = (1 << bits) - 1;
         let mut codes = vec![0; rows.cols];
-        let bytes = rows.codes.chunks_exact(rows.cols / RUN * self.width());
+        let bytes = rows.codes.chunks_exact(rows.cols / RUN * self.shape.width());
         let skipped = rows.first % v;
         for (block, bytes) in bytes.enumerate() {
             self.unpack_codes(bytes, &mut codes);
@@ -279,6 +307,9 @@ impl Vptq {
                         *to = to.saturating_add(more);
                     }
                 }
+                if signs {
+                    point = signed(&point.map(|q| q.max(-127)), even_signs(rest as u32, v));
+                }
                 for (t, &q) in point[from..from + last - first].iter().enumerate() {
                     out[t * rows.cols + c] = q.max(-127);
                 }
@@ -288,7 +319,7 @@ impl Vptq {
 
     /// The values of rows of an imported type.
     fn floats(&self, rows: &Rows, out: &mut [f32]) {
-        let Shape { v, bits, residual_bits, entries, tables, outliers, has_norm } = self.shape;
+        let Shape { v, bits, residual_bits, entries, tables, outliers, has_norm, .. } = self.shape;
         let round = |x: f32| match entries {
             Entries::Bf16 => bf16::from_f32(x).to_f32(),
             _ => f16::from_f32(x).to_f32(),
@@ -360,7 +391,7 @@ impl TensorType for Vptq {
     }
 
     fn block(&self) -> Block {
-        Block { len: RUN, bytes: self.width() }
+        Block { len: RUN, bytes: self.shape.width() }
     }
 
     fn row_block(&self) -> usize {
@@ -379,13 +410,13 @@ impl TensorType for Vptq {
             text: include_str!("../../shaders/types/vptq.wgsl"),
             constants: self.constants,
             chunk: 32,
-            table_words: 0,
+            table_words: kept_words(self.shape),
         })
     }
 
     fn shader_table(&self, table: &[u8]) -> Vec<u8> {
         let v = self.shape.v;
-        let padded = 4 * v.next_power_of_two().div_ceil(4);
+        let padded = 4 * stride(v);
         let pad = |point: &[u8]| [point, &[0; POINT_MAX][..padded - v]].concat();
         table.chunks_exact(v).flat_map(pad).collect()
     }
@@ -425,7 +456,11 @@ impl TensorType for Vptq {
     }
 
     fn check(&self, tensor: &Tensor) -> Result<(), String> {
-        let Shape { tables, outliers, .. } = self.shape;
+        let Shape { tables, outliers, signs, .. } = self.shape;
+        let magnitudes: &[i8] = if signs { bytemuck::cast_slice(&tensor.table) } else { &[] };
+        if let Some(number) = magnitudes.iter().find(|&&number| number < 0) {
+            return Err(format!("magnitude {number} in its table, expected 0 to 127"));
+        }
         if tables > 1 || outliers.is_some() {
             self.check_groups(&tensor.columns.groups)?;
         }
@@ -439,9 +474,11 @@ impl TensorType for Vptq {
     }
 
     fn layout(&self) -> Layout {
-        let Shape { v, bits, residual_bits, entries, .. } = self.shape;
+        let Shape { v, bits, residual_bits, signs, entries, .. } = self.shape;
         match entries {
-            Entries::Int8 if FUSED.contains(&v) => Layout::Points { v, bits, residual_bits },
+            Entries::Int8 if FUSED.contains(&v) || signs && bits <= 7 && v <= 8 => {
+                Layout::Points { v, bits, residual_bits, signs }
+            }
             _ => Layout::Opaque,
         }
     }

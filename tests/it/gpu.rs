@@ -168,7 +168,12 @@ fn products_of_every_type_match_the_reference() {
 /// Rows that share codes, a number of rows that their blocks do not divide, and neighbours.
 #[test]
 fn products_of_learned_points_match_the_reference() {
-    for (kind, rows) in [("VPTQ_V6_K4096", [96, 120]), ("VPTQ_V8_K4096_R256", [100, 37])] {
+    for (kind, rows) in [
+        ("VPTQ_V6_K4096", [96, 120]),
+        ("VPTQ_V8_K4096_R256", [100, 37]),
+        ("VPTQ_V6_K128_S", [96, 120]),
+        ("VPTQ_V8_K2048_S", [100, 37]),
+    ] {
         let kind = by_name(kind).unwrap();
         let product =
             Product { kinds: [kind, kind], cols: 576, rows, group: 64, basis: Basis::Original };

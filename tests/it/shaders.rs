@@ -9,7 +9,14 @@ use gridmill::types::{INT8_SHADER, Kernel, Shader, TYPES, by_name};
 /// Every type's way of decoding, and the one for types without.
 fn types() -> Vec<(&'static str, Shader)> {
     let own = TYPES.iter().filter_map(|kind| Some((kind.name(), kind.shader()?)));
-    let learned = ["VPTQ_V8_K4096", "VPTQ_V6_K4096_R4096", "VPTQ_V16_K65536_R65536"];
+    let learned = [
+        "VPTQ_V8_K4096",
+        "VPTQ_V6_K4096_R4096",
+        "VPTQ_V16_K65536_R65536",
+        "VPTQ_V6_K128_S",
+        "VPTQ_V8_K2048_S",
+        "VPTQ_V16_K256_S",
+    ];
     let learned = learned.map(|name| (name, by_name(name).and_then(|kind| kind.shader()).unwrap()));
     let parted = ["RESQ_P2_N256"];
     let parted = parted.map(|name| (name, by_name(name).and_then(|kind| kind.shader()).unwrap()));
@@ -117,7 +124,12 @@ fn matrices_of_every_type_are_valid() {
 /// Rows that share codes, beside rows that do not.
 #[test]
 fn walks_of_points_are_valid() {
-    for (name, columns) in [("VPTQ_V6_K4096", 1_usize), ("VPTQ_V8_K4096_R256", 8)] {
+    for (name, columns) in [
+        ("VPTQ_V6_K4096", 1_usize),
+        ("VPTQ_V8_K4096_R256", 8),
+        ("VPTQ_V6_K128_S", 8),
+        ("VPTQ_V8_K2048_S", 1),
+    ] {
         let points = by_name(name).and_then(|kind| kind.shader()).unwrap();
         for (reduce, group) in [("reduce_subgroup", 64_usize), ("reduce_shared", 512)] {
             let choices = Choices::default()

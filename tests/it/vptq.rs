@@ -131,6 +131,7 @@ fn names_are_shapes() {
     for (shape, name) in [
         (Shape::int8(6, 12, 0), "VPTQ_V6_K4096"),
         (Shape::int8(8, 12, 6), "VPTQ_V8_K4096_R64"),
+        (Shape::signed(6, 7), "VPTQ_V6_K128_S"),
         (wide, "VPTQ_V12_K4096_R4096_G4_O64V4K4096_BF16N"),
     ] {
         assert_eq!(of_shape(shape).unwrap().name(), name);
@@ -152,6 +153,9 @@ fn names_are_shapes() {
         "VPTQ_V8_K16_O0V4K4_F16",
         "VPTQ_V8_K16_N",
         "VPTQ_V8_K16_R1",
+        "VPTQ_V8_K16_R4_S",
+        "VPTQ_V8_K16_S_F16",
+        "VPTQ_V8_K16_SS",
         "VPTQ_V8_K16_",
         "VPTQ_V8_K16__R4",
         "VPTQ_V8_K16_é4",
@@ -170,6 +174,10 @@ fn integers(shape: Shape) -> Tensor {
     };
     let mut bytes = |count: usize| -> Vec<u8> { (0..count).map(|_| byte()).collect() };
     let residual = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
+    let mut table = bytes(shape.v * ((1 << shape.bits) + residual));
+    if shape.signs {
+        table.iter_mut().for_each(|number| *number &= 127);
+    }
     let norms = (1..=10).flat_map(|i| f16::from_f32(i as f32 / 16.0).to_le_bytes());
     Tensor {
         name: "w".to_string(),
@@ -181,7 +189,7 @@ fn integers(shape: Shape) -> Tensor {
         group: 64,
         codes: bytes(10_usize.div_ceil(shape.v) * kind.row_bytes(64).unwrap()).into(),
         norms: norms.collect::<Vec<u8>>().into(),
-        table: bytes(shape.v * ((1 << shape.bits) + residual)).into(),
+        table: table.into(),
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),
     }
@@ -189,7 +197,6 @@ fn integers(shape: Shape) -> Tensor {
 
 /// The definition, spelled out.
 fn plain(tensor: &Tensor, shape: Shape) -> Vec<f32> {
-    let width = shape.bits + shape.residual_bits;
     let row_bytes = tensor.row_bytes();
     let point = |at: usize| i32::from(tensor.table[at] as i8);
     let mut values = Vec::new();
@@ -199,13 +206,20 @@ fn plain(tensor: &Tensor, shape: Shape) -> Vec<f32> {
         for col in 0..tensor.cols {
             let bit = |at: usize| usize::from(codes[at / 8] >> (at % 8) & 1);
             let number = |from: usize, count: usize| {
-                (0..count).map(|i| bit(col * width + from + i) << i).sum::<usize>()
+                (0..count).map(|i| bit(col * shape.width() + from + i) << i).sum::<usize>()
             };
             let main = number(0, shape.bits) * shape.v + row % shape.v;
             let mut sum = point(main);
             if shape.residual_bits > 0 {
                 let rest = number(shape.bits, shape.residual_bits);
                 sum += point((rest + (1 << shape.bits)) * shape.v + row % shape.v);
+            }
+            if shape.signs {
+                let minus: Vec<usize> =
+                    (0..shape.v - 1).map(|t| number(shape.bits + t, 1)).collect();
+                let last = minus.iter().sum::<usize>() % 2;
+                let is_minus = *minus.get(row % shape.v).unwrap_or(&last) == 1;
+                sum = if is_minus { -sum } else { sum };
             }
             values.push(f16::from_le_bytes(norm).to_f32() * sum.clamp(-127, 127) as f32);
         }
@@ -221,6 +235,9 @@ fn integer_points_decode_as_the_page_says() {
         Shape::int8(4, 8, 8),
         Shape::int8(16, 3, 0),
         Shape::int8(2, 5, 4),
+        Shape::signed(6, 7),
+        Shape::signed(8, 11),
+        Shape::signed(5, 3),
     ] {
         let tensor = integers(shape);
         let expected = plain(&tensor, shape);
@@ -253,11 +270,24 @@ fn products_match_plain_loops() {
     }
 }
 
+/// Magnitudes with signs: by bytes, by eights, with all their signs in the table.
+#[test]
+fn signed_products_match_plain_loops() {
+    for (v, bits) in [(6, 7), (4, 6), (8, 5), (3, 7), (2, 1), (7, 7), (5, 7), (8, 9), (6, 10)] {
+        let kind = of_shape(Shape::signed(v, bits)).unwrap();
+        for (rows, cols, group) in [(33, 64, 64), (7, 576, 576), (96, 96, 32), (96, 128, 64)] {
+            check_products(kind, rows, cols, group);
+        }
+    }
+}
+
 #[test]
 fn packed_codes_come_back() {
-    for shape in [Shape::int8(8, 12, 4), Shape::int8(8, 16, 16), Shape::int8(6, 9, 5)] {
+    for shape in
+        [Shape::int8(8, 12, 4), Shape::int8(8, 16, 16), Shape::int8(6, 9, 5), Shape::signed(6, 7)]
+    {
         let kind = of_shape(shape).unwrap();
-        let mask = ((1_u64 << (shape.bits + shape.residual_bits)) - 1) as u32;
+        let mask = ((1_u64 << shape.width()) - 1) as u32;
         let codes: Vec<u32> = (0..64_u32).map(|i| i.wrapping_mul(0x9e37_79b9) & mask).collect();
         let mut bytes = vec![0xaa; kind.row_bytes(64).unwrap()];
         kind.pack(&codes, &mut bytes);

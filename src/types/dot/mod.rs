@@ -15,6 +15,7 @@ mod abreast;
 mod float;
 mod int8;
 mod lanes;
+mod magnitudes;
 mod panel;
 mod planes;
 mod points;
@@ -154,6 +155,7 @@ pub struct Lookup {
     pairs: Option<Arc<PairTable>>,
     points: Option<Arc<points::Points>>,
     places: Option<Arc<points::Places>>,
+    magnitudes: Option<Arc<magnitudes::Magnitudes>>,
     lanes: Option<Arc<lanes::Lanes>>,
 }
 
@@ -183,16 +185,23 @@ impl Lookup {
 
     /// Rows that the kernel for few columns multiplies together.
     pub fn rows_together(&self) -> usize {
-        if self.lanes.is_some() { lanes::ROWS } else { 8 }
+        match self.places.is_some() || self.magnitudes.is_some() {
+            // Those of a block, which share codes anyway.
+            true => 1,
+            false if self.lanes.is_some() => lanes::ROWS,
+            false => 8,
+        }
     }
 
     /// With the weight's rows in the order that its products are quickest in, where that is not
     /// its own; its code plane is then not read again.
     #[must_use]
     pub fn with_rows(self, weight: &Tensor, level: Level) -> Lookup {
-        let places = self.points.as_deref().map(|points| points::Places::new(points, weight));
+        let magnitudes = magnitudes::Magnitudes::new(weight, level).map(Arc::new);
+        let points = self.points.as_deref().filter(|_| magnitudes.is_none());
+        let places = points.map(|points| Arc::new(points::Places::new(points, weight)));
         let lanes = lanes::Lanes::new(weight, level).map(Arc::new);
-        Lookup { places: places.map(Arc::new), lanes, ..self }
+        Lookup { places, magnitudes, lanes, ..self }
     }
 }
 

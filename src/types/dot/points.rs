@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use crate::simd::Simd;
 
-use super::super::{Layout, Tensor};
+use super::super::{Layout, Tensor, even_signs};
 use super::int8::MatVec;
 use super::panel::greatest_common_divisor;
 use super::{Int8Columns, SUB, codes_stride, subs_stride};
@@ -30,8 +30,15 @@ const WIDTH_MAX: usize = 32;
 /// Places of a line of the cache, and how many are asked for before they are read.
 const LINE: usize = 32;
 const AHEAD: usize = 512;
+/// Bits of codes with signs whose points are kept with all their signs.
+const EXPANDED_WIDTH: usize = 12;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
+
+/// What a code is of: one point, two that are added, or magnitudes and their signs.
+const ONE: u8 = 0;
+const TWO: u8 = 1;
+const SIGNED: u8 = 2;
 
 /// The points of a weight, each `stride` from the one before.
 pub(super) struct Points {
@@ -41,6 +48,7 @@ pub(super) struct Points {
     v: usize,
     bits: usize,
     width: usize,
+    signs: bool,
     /// What a place is multiplied with: 1, or 8 where the table is too long for places of 16 bits.
     unit: usize,
 }
@@ -48,11 +56,19 @@ pub(super) struct Points {
 impl Points {
     /// Of a weight with such a layout.
     pub(super) fn new(weight: &Tensor) -> Option<Points> {
-        let Layout::Points { v, bits, residual_bits } = weight.kind.layout() else { return None };
-        assert!(v <= EIGHT && bits + residual_bits <= WIDTH_MAX, "points that fit");
+        let Layout::Points { v, bits, residual_bits, signs } = weight.kind.layout() else {
+            return None;
+        };
+        let width = bits + residual_bits + if signs { v - 1 } else { 0 };
+        assert!(v <= EIGHT && width <= WIDTH_MAX, "points that fit");
         assert!(bits.max(residual_bits) <= 16, "codes that fit");
         let table: &[i8] = bytemuck::cast_slice(&weight.table);
         let (main, residual) = table.split_at(v << bits);
+        // To look a point up with its signs is quicker than to turn it, if that table stays small.
+        let all_signs = signs && width <= EXPANDED_WIDTH;
+        let expanded = if all_signs { with_signs(main, v, bits) } else { Vec::new() };
+        let (main, bits) = if all_signs { (&expanded[..], width) } else { (main, bits) };
+        let signs = signs && !all_signs;
         assert!(residual.is_empty() || residual.len() == v << residual_bits, "a point per code");
         let unit = if v << bits.max(residual_bits) <= 1 << 16 { 1 } else { EIGHT };
         let stride = if unit == 1 { v } else { EIGHT };
@@ -66,8 +82,30 @@ impl Points {
             laid
         };
         let residual = if residual.is_empty() { Vec::new() } else { lay(residual) };
-        Some(Points { main: lay(main), residual, v, bits, width: bits + residual_bits, unit })
+        Some(Points { main: lay(main), residual, v, bits, width, signs, unit })
     }
+
+    /// What codes are of, and whether places are numbers of points.
+    fn form(&self) -> (u8, bool) {
+        let form = match self.residual.is_empty() {
+            true if self.signs => SIGNED,
+            true => ONE,
+            false => TWO,
+        };
+        (form, self.unit != 1)
+    }
+}
+
+/// Points with all the signs that codes can give them.
+fn with_signs(points: &[i8], v: usize, bits: usize) -> Vec<i8> {
+    let signs = (0..1 << (v - 1)).map(|signs| even_signs(signs, v));
+    let points = |minus: u32| {
+        let number = move |(at, &q): (usize, &i8)| if minus >> (at % v) & 1 == 0 { q } else { -q };
+        points.iter().enumerate().map(number)
+    };
+    let mut all = Vec::with_capacity(v << (bits + v - 1));
+    signs.for_each(|minus| all.extend(points(minus)));
+    all
 }
 
 /// Where the points of a weight's codes are.
@@ -76,6 +114,9 @@ pub(super) struct Places {
     main: Vec<u16>,
     /// The same of second points; empty if there are none.
     residual: Vec<u16>,
+    /// `(row blocks, cols / 64 rounded up, 64)`: bit `7 - k` of byte i is the sign of byte i of the
+    /// k-th eight columns as [`Simd::points`] turns them; empty if codes have none.
+    signs: Vec<u8>,
     /// `(row blocks, groups, SUMS)`: the half-precision scales of eight rows, and once more.
     norms: Vec<u16>,
     blocks: usize,
@@ -97,6 +138,7 @@ impl Places {
         let mut places = Places {
             main: Vec::with_capacity(blocks * cols),
             residual: Vec::with_capacity(if has_residual { blocks * cols } else { 0 }),
+            signs: vec![0; if points.signs { blocks * signs_stride(cols) } else { 0 }],
             norms: vec![0; blocks * groups * SUMS],
             blocks,
             cols,
@@ -104,16 +146,20 @@ impl Places {
             skip,
         };
         // Eight codes are whole bytes.
-        for codes in weight.codes.chunks_exact(width) {
+        for (step, codes) in weight.codes.chunks_exact(width).enumerate() {
             let mut padded = [0; WIDTH_MAX + 8];
             padded[..width].copy_from_slice(codes);
-            for bit in (0..8 * width).step_by(width) {
+            for c in 0..EIGHT {
+                let bit = c * width;
                 let word: [u8; 8] = padded[bit / 8..][..8].try_into().expect("eight bytes");
                 let code = (u64::from_le_bytes(word) >> (bit % 8)) as usize;
                 places.main.push(((code & ((1 << bits) - 1)) * stride) as u16);
+                let rest = code >> bits & ((1 << (width - bits)) - 1);
                 if has_residual {
-                    let rest = code >> bits & ((1 << (width - bits)) - 1);
                     places.residual.push((rest * stride) as u16);
+                }
+                if points.signs {
+                    places.add_signs(step, c, even_signs(rest as u32, v));
                 }
             }
         }
@@ -128,17 +174,31 @@ impl Places {
         places
     }
 
+    /// Signs of column `c` of eight, the `step`-th of all.
+    fn add_signs(&mut self, step: usize, c: usize, minus: u32) {
+        let (block, step) = (step / (self.cols / EIGHT), step % (self.cols / EIGHT));
+        let at = block * signs_stride(self.cols) + step / EIGHT * 8 * EIGHT;
+        for row in (0..EIGHT).filter(|row| minus >> row & 1 == 1) {
+            self.signs[at + 4 * (c / 4 * EIGHT + row) + c % 4] |= 0x80 >> (step % EIGHT);
+        }
+    }
+
     /// Says that the places a while after `count` from `at` on will be read, once: the table, which
     /// is read without end, keeps its room in the cache.
     #[inline(always)]
-    fn prefetch<S: Simd, const R: bool>(&self, s: S, at: usize, count: usize) {
+    fn prefetch<S: Simd, const K: u8>(&self, s: S, at: usize, count: usize) {
         for at in (at..at + count).step_by(LINE) {
             s.prefetch_once(self.main.as_ptr().wrapping_add(at + AHEAD).cast());
-            if R {
+            if K == TWO {
                 s.prefetch_once(self.residual.as_ptr().wrapping_add(at + AHEAD).cast());
             }
         }
     }
+}
+
+/// Bytes of the signs of a block.
+fn signs_stride(cols: usize) -> usize {
+    cols.next_multiple_of(8 * EIGHT)
 }
 
 /// Every row, with up to four columns at a time. From here on rows are counted from the first of
@@ -173,16 +233,18 @@ fn forms<S: Simd, const C: usize>(
     columns: &Int8Columns,
     out: &mut [f32],
 ) {
-    match (points.residual.is_empty(), points.unit == 1) {
-        (true, true) => blocks::<S, C, false, false>(s, points, places, rows, columns, out),
-        (true, false) => blocks::<S, C, false, true>(s, points, places, rows, columns, out),
-        (false, true) => blocks::<S, C, true, false>(s, points, places, rows, columns, out),
-        (false, false) => blocks::<S, C, true, true>(s, points, places, rows, columns, out),
+    match points.form() {
+        (ONE, false) => blocks::<S, C, ONE, false>(s, points, places, rows, columns, out),
+        (ONE, true) => blocks::<S, C, ONE, true>(s, points, places, rows, columns, out),
+        (TWO, false) => blocks::<S, C, TWO, false>(s, points, places, rows, columns, out),
+        (TWO, true) => blocks::<S, C, TWO, true>(s, points, places, rows, columns, out),
+        (_, false) => blocks::<S, C, SIGNED, false>(s, points, places, rows, columns, out),
+        (_, true) => blocks::<S, C, SIGNED, true>(s, points, places, rows, columns, out),
     }
 }
 
 #[inline(always)]
-fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
+fn blocks<S: Simd, const C: usize, const K: u8, const F: bool>(
     s: S,
     points: &Points,
     places: &Places,
@@ -194,9 +256,9 @@ fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
     assert!(rows.end.div_ceil(v) <= places.blocks && columns.cols == places.cols, "rows that are");
     let run = greatest_common_divisor(places.group, columns.group);
     assert!(run.is_multiple_of(SUB), "runs that fit");
-    let biases = biases::<S>(columns, run);
+    let biases = biases::<S>(columns, run, K == SIGNED);
     for block in rows.start / v..rows.end.div_ceil(v) {
-        let sums = block_sums::<S, C, R, F>(s, points, places, columns, &biases, block);
+        let sums = block_sums::<S, C, K, F>(s, points, places, columns, &biases, block);
         for (c, sums) in sums.iter().enumerate() {
             for row in (block * v).max(rows.start)..(block * v + v).min(rows.end) {
                 let t = row - block * v;
@@ -207,13 +269,14 @@ fn blocks<S: Simd, const C: usize, const R: bool, const F: bool>(
 }
 
 /// What takes the bias of `run` columns off, a half of it in each half of the columns: the same for
-/// every block of rows. `(columns, runs)`.
+/// every block of rows; nothing where weights are unsigned. `(columns, runs)`.
 #[inline(always)]
-fn biases<S: Simd>(columns: &Int8Columns, run: usize) -> Vec<i32> {
+fn biases<S: Simd>(columns: &Int8Columns, run: usize, unsigned: bool) -> Vec<i32> {
+    let bias = if unsigned { 0 } else { S::BIAS / 2 };
     let mut biases = Vec::with_capacity(columns.count * columns.cols / run);
     for sums in columns.sums.chunks_exact(subs_stride(columns.cols)).take(columns.count) {
         for sums in sums[..columns.cols / SUB].chunks_exact(run / SUB) {
-            biases.push(-S::BIAS / 2 * sums.iter().sum::<i32>());
+            biases.push(-bias * sums.iter().sum::<i32>());
         }
     }
     biases
@@ -221,7 +284,7 @@ fn biases<S: Simd>(columns: &Int8Columns, run: usize) -> Vec<i32> {
 
 /// The products of a block's rows with each column, in two halves.
 #[inline(always)]
-fn block_sums<S: Simd, const C: usize, const R: bool, const F: bool>(
+fn block_sums<S: Simd, const C: usize, const K: u8, const F: bool>(
     s: S,
     points: &Points,
     places: &Places,
@@ -242,17 +305,21 @@ fn block_sums<S: Simd, const C: usize, const R: bool, const F: bool>(
             for c in 0..C {
                 dots[c] = [s.splat_i32(biases[c * groups * runs + i]); VECTORS];
             }
-            places.prefetch::<S, R>(s, block * cols + start, run);
+            places.prefetch::<S, K>(s, block * cols + start, run);
             for at in (start..start + run).step_by(EIGHT) {
                 // SAFETY: the block has eight places at `at`, and each column eight values.
                 unsafe {
-                    let weights = step::<S, R, F>(s, points, places, block * cols + at);
+                    let weights = step::<S, K, F>(s, points, places, block * cols + at);
+                    let signs = signs::<S, K>(s, places, block, at);
                     for c in 0..C {
                         let x = columns.codes.as_ptr().add(c * codes_stride(cols) + at);
                         let x = s.spread_8(x);
                         for i in 0..vectors {
-                            let w = s.bias(weights.as_ref()[i]);
-                            dots[c][i] = s.dot4(dots[c][i], w, x.as_ref()[i]);
+                            let (w, x) = (weights.as_ref()[i], x.as_ref()[i]);
+                            dots[c][i] = match K {
+                                SIGNED => s.dot4_unsigned(dots[c][i], w, s.negate(x, signs[i])),
+                                _ => s.dot4(dots[c][i], s.bias(w), x),
+                            };
                         }
                     }
                 }
@@ -290,16 +357,18 @@ pub(super) fn fill<S: Simd>(
     // What is past the last row is multiplied, too, and then dropped.
     packed.fill(0);
     let rows = places.skip + rows.start..places.skip + rows.end;
-    match (points.residual.is_empty(), points.unit == 1) {
-        (true, true) => fill_blocks::<S, false, false>(s, points, places, rows, packed),
-        (true, false) => fill_blocks::<S, false, true>(s, points, places, rows, packed),
-        (false, true) => fill_blocks::<S, true, false>(s, points, places, rows, packed),
-        (false, false) => fill_blocks::<S, true, true>(s, points, places, rows, packed),
+    match points.form() {
+        (ONE, false) => fill_blocks::<S, ONE, false>(s, points, places, rows, packed),
+        (ONE, true) => fill_blocks::<S, ONE, true>(s, points, places, rows, packed),
+        (TWO, false) => fill_blocks::<S, TWO, false>(s, points, places, rows, packed),
+        (TWO, true) => fill_blocks::<S, TWO, true>(s, points, places, rows, packed),
+        (_, false) => fill_blocks::<S, SIGNED, false>(s, points, places, rows, packed),
+        (_, true) => fill_blocks::<S, SIGNED, true>(s, points, places, rows, packed),
     }
 }
 
 #[inline(always)]
-fn fill_blocks<S: Simd, const R: bool, const F: bool>(
+fn fill_blocks<S: Simd, const K: u8, const F: bool>(
     s: S,
     points: &Points,
     places: &Places,
@@ -315,9 +384,11 @@ fn fill_blocks<S: Simd, const R: bool, const F: bool>(
             let mut lanes = [0_u32; SUMS];
             // SAFETY: the block has eight places there; the vectors are `SUMS` lanes.
             unsafe {
-                let weights = step::<S, R, F>(s, points, places, block * cols + at * EIGHT);
+                let weights = step::<S, K, F>(s, points, places, block * cols + at * EIGHT);
+                let signs = signs::<S, K>(s, places, block, at * EIGHT);
                 for i in 0..SUMS / S::LANES {
-                    let w = s.bias(weights.as_ref()[i]);
+                    let w = weights.as_ref()[i];
+                    let w = s.bias(if K == SIGNED { s.negate(w, signs[i]) } else { w });
                     s.store_bytes(lanes.as_mut_ptr().add(i * S::LANES).cast(), w);
                 }
             }
@@ -335,7 +406,7 @@ fn fill_blocks<S: Simd, const R: bool, const F: bool>(
 /// # Safety
 /// There are eight places at `at`, counted from the first of all.
 #[inline(always)]
-unsafe fn step<S: Simd, const R: bool, const F: bool>(
+unsafe fn step<S: Simd, const K: u8, const F: bool>(
     s: S,
     points: &Points,
     places: &Places,
@@ -348,11 +419,36 @@ unsafe fn step<S: Simd, const R: bool, const F: bool>(
         for i in 0..EIGHT {
             let place = usize::from(*places.main.as_ptr().add(at + i));
             mains[i] = mains[i].add(if F { place * EIGHT } else { place });
-            if R {
+            if K == TWO {
                 let place = usize::from(*places.residual.as_ptr().add(at + i));
                 more[i] = more[i].add(if F { place * EIGHT } else { place });
             }
         }
-        if R { s.point_sums(mains, more) } else { s.points(mains) }
+        if K == TWO { s.point_sums(mains, more) } else { s.points(mains) }
     }
+}
+
+/// Bytes below zero where the weights of eight columns from `at` on are.
+///
+/// # Safety
+/// The block is one, and has these columns.
+#[inline(always)]
+unsafe fn signs<S: Simd, const K: u8>(
+    s: S,
+    places: &Places,
+    block: usize,
+    at: usize,
+) -> [S::Bytes; VECTORS] {
+    let mut signs = [s.splat_byte(0); VECTORS];
+    if K == SIGNED {
+        let chunk = block * signs_stride(places.cols) + at / (8 * EIGHT) * (8 * EIGHT);
+        let up = s.splat_i32((at / EIGHT % EIGHT) as i32);
+        for i in 0..SUMS / S::LANES {
+            // SAFETY: the chunk has a byte for each weight of eight columns.
+            let all =
+                unsafe { s.load_bytes(places.signs.as_ptr().add(chunk + 4 * S::LANES * i).cast()) };
+            signs[i] = s.shift_up(all, up);
+        }
+    }
+    signs
 }
