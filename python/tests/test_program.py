@@ -39,6 +39,7 @@ def cases() -> list[tuple[str, str, list[str]]]:
         ("qwen3", "VPTQ_V8_K256", []),
         ("qwen3", "VPTQ_V6_K64_R16", []),
         ("qwen3", "VPTQ_V5_K32", []),
+        ("qwen3", "VPTQ_V6_K16_S", []),
         ("llama", "VPTQ_V16_K16_R4", ["--native-types", "--transform", "none"]),
         ("qwen3", "Q4_0", []),
     ]

@@ -127,12 +127,14 @@ class Names(unittest.TestCase):
         self.assertTrue(kind.has_column_norms and kind.has_groups)
         plain = kinds.by_name("VPTQ_V8_K65536")
         self.assertEqual((plain.width, plain.format, plain.residual), (16, "I8", 1))
+        signed = kinds.by_name("VPTQ_V8_K512_S")
+        self.assertEqual((signed.width, signed.signs, plain.signs), (16, True, False))
 
     def test_names_that_are_none(self) -> None:
         for name in ["VPTQ", "VPTQ_V8", "VPTQ_V8_K4000", "VPTQ_V17_K16", "VPTQ_V1_K16",
                      "VPTQ_V8_K131072", "VPTQ_V8_K16_R3", "VPTQ_V8_K16_R1", "VPTQ_V8_K16_G2",
                      "VPTQ_V8_K16_G17_F16", "VPTQ_V8_K16_G1_F16", "VPTQ_V08_K16",
-                     "VPTQ_V8_K16_F16_R4", "VPTQ_V8_K16_O0V4K4_F16", "VPTQ_V8_K16_N",
+                     "VPTQ_V8_K16_F16_R4", "VPTQ_V8_K16_O0V4K4_F16", "VPTQ_V8_K16_N", "VPTQ_V8_K16_S_F16",
                      "VPTQ_V8_K16_O8V4K4", "VPTQ_V8_K16_O65536V4K4_F16", "VPTQ_V8_K16_F16 "]:
             self.assertIsNone(kinds.by_name(name), name)
 

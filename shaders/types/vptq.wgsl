@@ -72,6 +72,7 @@ fn run_of(raw: Raw, i: u32) -> Run {
 fn number(code: u32, place: u32) -> u32 {
     var sum = entry(code & ((1u << BITS) - 1u), place);
     if (SIGNS > 0u) {
+        sum = max(sum, -127);
         sum = select(sum, -sum, (signs_of(code) >> place & 1u) == 1u);
     }
     if (MORE > 0u) {
@@ -103,7 +104,7 @@ fn four(code: u32, word: u32) -> vec4<i32> {
     let first = unpack4xI8(entries((code & ((1u << BITS) - 1u)) * STRIDE + word));
     if (SIGNS > 0u) {
         let minus = -vec4<i32>((vec4(signs_of(code) >> (4u * word)) >> vec4(0u, 1u, 2u, 3u)) & vec4(1u));
-        return (first ^ minus) - minus;
+        return (max(first, vec4(-127)) ^ minus) - minus;
     }
     if (MORE == 0u) {
         return max(first, vec4(-127));

@@ -17,8 +17,8 @@ use crate::types::{Basis, Shape, TensorType, learned};
 
 /// Vectors that are learned from for each point, where the matrices have as many.
 const PER_POINT: usize = 50;
-/// The same for magnitudes, of which there are few.
-const PER_MAGNITUDE: usize = 400;
+/// The same where codes have signs, and points are few.
+const PER_SIGNED: usize = 400;
 /// Vectors that are learned from at most.
 const VECTORS_MAX: usize = 1 << 20;
 
@@ -112,7 +112,7 @@ pub(super) fn of_layers(
     }
     let shape = learned(kind).expect("a type of learned points");
     let all: usize = group.iter().map(|item| item.rows / shape.v * item.cols).sum();
-    let wanted = points(shape) * if shape.signs { PER_MAGNITUDE } else { PER_POINT };
+    let wanted = points(shape) * if shape.signs { PER_SIGNED } else { PER_POINT };
     let step = (all / wanted.min(VECTORS_MAX)).max(1);
     let mut vectors = Vec::new();
     let mut random = Random(options.seed);

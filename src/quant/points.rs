@@ -27,10 +27,13 @@ const REACH: f32 = 120.0;
 #[derive(Clone)]
 struct Table {
     v: usize,
-    /// Whether points are magnitudes, whose signs a code has: an even number of minus signs.
-    signs: bool,
-    /// `(v, padded count)`.
+    /// `(v, padded count)`; where codes have signs, without them.
     columns: Vec<f32>,
+    /// Where codes have signs: those of each point itself, a bit for each number.
+    minus: Vec<u32>,
+    /// Where codes have signs, 1 for points with an odd number of minus signs and 0 for others, and
+    /// the other way round. A code turns an even number.
+    odd: [Vec<f32>; 2],
     /// Half of each point's square; infinite past the last.
     halves: Vec<f32>,
 }
@@ -40,42 +43,51 @@ impl Table {
         let count = points.len() / v;
         let padded = count.next_multiple_of(CHUNK);
         let (mut columns, mut halves) = (vec![0.0; v * padded], vec![f32::INFINITY; padded]);
+        let mut minus = Vec::new();
+        let mut odd = [Vec::new(), Vec::new()];
         for (at, point) in points.chunks_exact(v).enumerate() {
             point.iter().enumerate().for_each(|(t, &value)| columns[t * padded + at] = value);
             halves[at] = point.iter().map(|value| value * value).sum::<f32>() / 2.0;
         }
-        Table { v, signs, columns, halves }
+        if signs {
+            columns.iter_mut().for_each(|value| *value = value.abs());
+            minus.extend(points.chunks_exact(v).map(minus_signs));
+            let is_odd = |at: usize| minus.get(at).is_some_and(|minus| minus.count_ones() % 2 == 1);
+            odd[0] = (0..padded).map(|at| f32::from(u8::from(is_odd(at)))).collect();
+            odd[1] = odd[0].iter().map(|odd| 1.0 - odd).collect();
+        }
+        Table { v, columns, minus, odd, halves }
     }
 
+    /// A point, with its signs if it has any.
     fn point(&self, code: usize) -> [f32; V_MAX] {
         let padded = self.halves.len();
-        std::array::from_fn(|t| if t < self.v { self.columns[t * padded + code] } else { 0.0 })
+        let own = |t: usize| if t < self.v { self.columns[t * padded + code] } else { 0.0 };
+        turned(&std::array::from_fn(own), self.minus.get(code).copied().unwrap_or_default())
     }
 
     /// The point nearest to a place, and the signs that make it so; the lowest of equal ones.
     fn nearest(&self, place: &[f32; V_MAX], scores: &mut Scores) -> (usize, u32) {
-        let mut signs = 0_u32;
-        let mut sizes = *place;
-        if self.signs {
-            sizes = place.map(f32::abs);
-            let minus = place.iter().enumerate().filter(|(_, value)| **value < 0.0);
-            signs = minus.fold(0, |signs, (t, _)| signs | 1 << t);
+        if self.minus.is_empty() {
+            self.score(place, &[], scores);
+            return (scores.best().0, 0);
         }
-        let is_odd = signs.count_ones() % 2 == 1;
-        self.score(&sizes, is_odd, scores);
+        let (minus, sizes) = (minus_signs(place), place.map(f32::abs));
+        self.score(&sizes, &self.odd[minus.count_ones() as usize % 2], scores);
         let (code, _) = scores.best();
-        if is_odd {
+        let mut signs = minus ^ self.minus[code];
+        if signs.count_ones() % 2 == 1 {
             let point = self.point(code);
-            let product = |&t: &usize| sizes[t] * point[t];
-            let turned = (0..self.v).min_by(|a, b| product(a).total_cmp(&product(b)));
-            signs ^= 1 << turned.unwrap_or_default();
+            let product = |&t: &usize| sizes[t] * point[t].abs();
+            let least = (0..self.v).min_by(|a, b| product(a).total_cmp(&product(b)));
+            signs ^= 1 << least.unwrap_or_default();
         }
         (code, signs)
     }
 
-    /// Scores of all points, higher for nearer ones, and the largest of each chunk. With `turned`,
-    /// the number of a point that this costs least has the other sign.
-    fn score(&self, place: &[f32; V_MAX], turned: bool, scores: &mut Scores) {
+    /// Scores of all points, higher for nearer ones, and the largest of each chunk. Where `turned`
+    /// is 1, the number of a point that this costs least has the other sign.
+    fn score(&self, place: &[f32; V_MAX], turned: &[f32], scores: &mut Scores) {
         scores.all.resize(self.halves.len(), 0.0);
         scores.largest.resize(self.halves.len() / CHUNK, 0.0);
         let (columns, halves) = (&self.columns, &self.halves);
@@ -236,9 +248,8 @@ impl Points {
             // As the type decodes it.
             point = std::array::from_fn(|t| (point[t] + more[t]).clamp(-127.0, 127.0));
         }
-        if self.main.signs {
-            let signs = even_signs(second as u32, self.shape.v);
-            point = std::array::from_fn(|t| if signs >> t & 1 == 0 { point[t] } else { -point[t] });
+        if self.shape.signs {
+            point = turned(&point, even_signs(second as u32, self.shape.v));
         }
         ((first | second << self.shape.bits) as u32, point)
     }
@@ -249,13 +260,13 @@ impl Points {
             let (code, signs) = self.main.nearest(place, &mut room.main);
             return (code, signs as usize & ((1 << (self.shape.v - 1)) - 1));
         };
-        self.main.score(place, false, &mut room.main);
+        self.main.score(place, &[], &mut room.main);
         let mut best = (f32::NEG_INFINITY, 0, 0);
         let top = room.main.top();
         for &(first, score) in &top.best[..top.count] {
             let point = self.main.point(first);
             let left = std::array::from_fn(|t| place[t] - point[t]);
-            residual.score(&left, false, &mut room.residual);
+            residual.score(&left, &[], &mut room.residual);
             let (second, more) = room.residual.best();
             if score + more > best.0 {
                 best = (score + more, first, second);
@@ -272,6 +283,17 @@ impl Points {
     }
 }
 
+/// A bit for each number below zero.
+fn minus_signs(numbers: &[f32]) -> u32 {
+    let minus = numbers.iter().enumerate().filter(|(_, value)| **value < 0.0);
+    minus.fold(0, |signs, (t, _)| signs | 1 << t)
+}
+
+/// With the other sign where a bit is set.
+fn turned(numbers: &[f32; V_MAX], signs: u32) -> [f32; V_MAX] {
+    std::array::from_fn(|t| if signs >> t & 1 == 0 { numbers[t] } else { -numbers[t] })
+}
+
 fn place(vector: &[f32]) -> [f32; V_MAX] {
     let mut place = [0.0; V_MAX];
     place[..vector.len()].copy_from_slice(vector);
@@ -284,13 +306,10 @@ fn nearest(table: &Table, vectors: &[f32]) -> (Vec<usize>, Vec<u32>) {
     vectors.par_chunks_exact(table.v).map_init(Scores::default, find).unzip()
 }
 
-/// Vectors with the signs taken off.
-fn unsigned(vectors: &[f32], signs: &[u32], v: usize) -> Vec<f32> {
+/// Vectors with the other sign where bits are set.
+fn turn_all(vectors: &[f32], signs: &[u32], v: usize) -> Vec<f32> {
     let pairs = vectors.chunks_exact(v).zip(signs);
-    let turn = |(vector, &signs): (&[f32], &u32)| {
-        let value = |(t, &value): (usize, &f32)| if signs >> t & 1 == 0 { value } else { -value };
-        vector.iter().enumerate().map(value).collect::<Vec<f32>>()
-    };
+    let turn = |(vector, &signs): (&[f32], &u32)| turned(&place(vector), signs).into_iter().take(v);
     pairs.flat_map(turn).collect()
 }
 
@@ -343,21 +362,14 @@ fn k_means(
     let firsts: Vec<usize> = (0..count).map(first).collect();
     let vector = |at: usize| &vectors[at * v..][..v];
     let mut points: Vec<f32> = firsts.into_iter().flat_map(|at| vector(at).to_vec()).collect();
-    let size = |points: &mut [f32]| {
-        if signs {
-            points.iter_mut().for_each(|value| *value = value.abs());
-        }
-    };
-    size(&mut points);
     for _ in 0..ROUNDS {
         let (codes, minus) = nearest(&Table::new(&points, v, signs), vectors);
         let vectors = match signs {
-            true => Cow::Owned(unsigned(vectors, &minus, v)),
+            true => Cow::Owned(turn_all(vectors, &minus, v)),
             false => Cow::Borrowed(vectors),
         };
         points = means(&vectors, &codes, &points, v);
         repair(&vectors, &codes, &mut points, v);
-        size(&mut points);
         done();
     }
     points

@@ -168,7 +168,8 @@ unsafe fn tile<S: Simd, const N: usize>(
 
 /// `scores[j] = -halves[j] + sum over t of columns[t][j] * place[t]`, and the largest of every
 /// [`LANES`] of them; products and sums are rounded apart, so every instruction set gives the same.
-/// With `turned`, one of the products is turned, the least, and so taken off twice.
+/// Where `turned[j]` is 1 and not 0, one of the products is turned, the least, and so taken off
+/// twice; of as many as there are.
 ///
 /// # Panics
 /// If the columns are not whole runs of [`LANES`], or a length does not fit.
@@ -177,12 +178,13 @@ pub fn score(
     columns: &[f32],
     halves: &[f32],
     place: &[f32],
-    turned: bool,
+    turned: &[f32],
     scores: &mut [f32],
     largest: &mut [f32],
 ) {
     let count = halves.len();
     assert!(count.is_multiple_of(LANES) && columns.len() == count * place.len(), "whole columns");
+    assert!(turned.is_empty() || turned.len() == count, "a turn per point, or none");
     assert!(scores.len() == count && largest.len() * LANES == count, "a score per point");
     let work = Score { columns, halves, place, turned, scores, largest };
     level.dispatch(work);
@@ -192,7 +194,7 @@ struct Score<'a> {
     columns: &'a [f32],
     halves: &'a [f32],
     place: &'a [f32],
-    turned: bool,
+    turned: &'a [f32],
     scores: &'a mut [f32],
     largest: &'a mut [f32],
 }
@@ -217,8 +219,9 @@ impl WithSimd for Score<'_> {
                         sum = s.add(sum, product);
                         least = s.min(least, product);
                     }
-                    if turned {
-                        sum = s.sub(sum, s.add(least, least));
+                    if !turned.is_empty() {
+                        let turned = s.load(turned.as_ptr().add(at));
+                        sum = s.sub(sum, s.mul(turned, s.add(least, least)));
                     }
                     s.store(scores.as_mut_ptr().add(at), sum);
                     *largest = largest.max(s.largest(sum));

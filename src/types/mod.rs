@@ -170,7 +170,7 @@ pub enum Layout {
         bits: usize,
         /// Bits of the code of a second point that is added; 0 for none.
         residual_bits: usize,
-        /// Whether points are magnitudes, and the rest of a code their signs.
+        /// Whether the rest of a code are signs.
         signs: bool,
     },
 }

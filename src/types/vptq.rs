@@ -58,7 +58,7 @@ pub struct Shape {
     pub bits: usize,
     /// Bits of the code of a second point that is added; 0 for none.
     pub residual_bits: usize,
-    /// Whether points are magnitudes, whose signs are in the code: an even number of minus signs,
+    /// Whether a code says which numbers of its point have the other sign: an even number of them,
     /// so that the last one needs no bit. Then there is no second point.
     pub signs: bool,
     /// How the numbers of points are stored.
@@ -78,7 +78,7 @@ impl Shape {
         Shape { v, bits, residual_bits, signs, entries, tables, outliers: None, has_norm: false }
     }
 
-    /// Points of int8 magnitudes, with signs in the code.
+    /// Points of int8 numbers, with signs in the code.
     pub const fn signed(v: usize, bits: usize) -> Shape {
         Shape { signs: true, ..Shape::int8(v, bits, 0) }
     }
@@ -456,11 +456,7 @@ impl TensorType for Vptq {
     }
 
     fn check(&self, tensor: &Tensor) -> Result<(), String> {
-        let Shape { tables, outliers, signs, .. } = self.shape;
-        let magnitudes: &[i8] = if signs { bytemuck::cast_slice(&tensor.table) } else { &[] };
-        if let Some(number) = magnitudes.iter().find(|&&number| number < 0) {
-            return Err(format!("magnitude {number} in its table, expected 0 to 127"));
-        }
+        let Shape { tables, outliers, .. } = self.shape;
         if tables > 1 || outliers.is_some() {
             self.check_groups(&tensor.columns.groups)?;
         }

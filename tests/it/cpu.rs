@@ -58,9 +58,6 @@ pub(crate) fn tensor(
         // Large enough for sums to be cut.
         table =
             (0..shape.v * ((1 << shape.bits) + residual)).map(|_| random.bits() as i8).collect();
-        if shape.signs {
-            table.iter_mut().for_each(|number| *number = (*number).max(-127).abs());
-        }
         codes.iter_mut().for_each(|byte| *byte = random.bits() as u8);
         norms
             .as_chunks_mut::<2>()

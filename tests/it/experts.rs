@@ -264,6 +264,7 @@ fn converted_models_run() {
         &["--to", "higgs4", "--native-types"],
         &["--to", "higgs8", "--transform", "none"],
         &["--to", "VPTQ_V6_K64"],
+        &["--to", "VPTQ_V6_K16_S"],
         &["--to", "VPTQ_V5_K16_R16"],
         &["--to", "VPTQ_V12_K16"],
         &["--to", "q8_0"],

@@ -88,7 +88,7 @@ fn divergence(folder: &Scratch, model: &Path, coded: &Path, words: &Path) -> f64
 
 #[test]
 fn scales_and_norms_are_tuned_and_nothing_else() {
-    ["higgs2", "VPTQ_V4_K256"].into_iter().for_each(tune);
+    ["higgs2", "VPTQ_V4_K256_S"].into_iter().for_each(tune);
 }
 
 fn tune(kind: &str) {

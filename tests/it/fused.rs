@@ -103,7 +103,14 @@ fn parts_begin_within_blocks() {
     let (model, golden) = (model_path("phi3.gguf"), golden("phi3"));
     let [coded, plain] = ["coded.gguf", "plain.gguf"].map(|name| folder.join(name));
     // Runs that kernels read from their packed codes, and those that are held in bytes.
-    for kind in ["VPTQ_V6_K64", "VPTQ_V7_K32_R16", "VPTQ_V3_K16", "VPTQ_V12_K64"] {
+    for kind in [
+        "VPTQ_V6_K64",
+        "VPTQ_V6_K32_S",
+        "VPTQ_V7_K256_S",
+        "VPTQ_V7_K32_R16",
+        "VPTQ_V3_K16",
+        "VPTQ_V12_K64",
+    ] {
         succeeds(&["convert", text(&model), text(&coded), "--to", kind]);
         succeeds(&["export", text(&coded), text(&plain), "--to", "F32"]);
         let source = open(&coded);

@@ -7,7 +7,7 @@ use gridmill::quant::blocks::BlockRounding;
 use gridmill::quant::points::{Points, Room, V_MAX};
 use gridmill::quant::random::Random;
 use gridmill::quant::{Feedback, Moments};
-use gridmill::types::Shape;
+use gridmill::types::{Shape, even_signs};
 use half::f16;
 
 use crate::cli::{fails, succeeds, text};
@@ -21,6 +21,22 @@ fn place(vector: &[f32], unit: f32) -> [f32; V_MAX] {
 
 fn distance(a: &[f32; V_MAX], b: &[f32; V_MAX]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+}
+
+/// Every point that a table has, with its signs if there are any.
+fn all_points(points: &Points) -> Vec<Vec<f32>> {
+    let Shape { v, signs, .. } = points.shape;
+    let own = points.table().chunks_exact(v).map(|point| point.iter().map(|&q| q.into()).collect());
+    let own: Vec<Vec<f32>> = own.collect();
+    if !signs {
+        return own;
+    }
+    let even = (0_u32..1 << v).filter(|minus| minus.count_ones() % 2 == 0);
+    let sign = |minus: u32, t: usize| if minus >> t & 1 == 1 { -1.0 } else { 1.0 };
+    let turned = |minus: u32, point: &Vec<f32>| -> Vec<f32> {
+        point.iter().enumerate().map(|(t, x)| sign(minus, t) * x).collect()
+    };
+    even.flat_map(|minus| own.iter().map(move |point| turned(minus, point))).collect()
 }
 
 /// Mean squared error of vectors of unit variance, per value.
@@ -38,22 +54,29 @@ fn error(points: &Points, vectors: &[f32]) -> f64 {
 #[test]
 fn search_finds_the_nearest_point() {
     let mut random = Random(3);
-    for (v, bits) in [(2, 3), (4, 6), (5, 7), (16, 5)] {
+    let plain = [(2, 3), (4, 6), (5, 7), (16, 5)].map(|(v, bits)| Shape::int8(v, bits, 0));
+    let signed = [(2, 2), (4, 4), (8, 5), (3, 3)].map(|(v, bits)| Shape::signed(v, bits));
+    for shape in plain.into_iter().chain(signed) {
+        let Shape { v, bits, .. } = shape;
         let vectors = normal(&mut random, v * 2000);
-        let points = Points::learn(Shape::int8(v, bits, 0), &vectors, 1, &mut || ());
-        let table = points.table();
-        assert_eq!(table.len(), v << bits);
+        let points = Points::learn(shape, &vectors, 1, &mut || ());
+        assert_eq!(points.table().len(), v << bits);
+        let all = all_points(&points);
         let mut room = Room::default();
         for vector in vectors.chunks_exact(v).take(200) {
             let place = place(vector, points.unit);
             let (code, point) = points.search(&place, &mut room);
-            let all = table.chunks_exact(v).map(|point| {
-                distance(&place, &std::array::from_fn(|t| point.get(t).map_or(0.0, |&x| x.into())))
-            });
-            let nearest = all.fold(f64::INFINITY, f64::min);
+            let far = |point: &Vec<f32>| {
+                distance(&place, &std::array::from_fn(|t| point.get(t).map_or(0.0, |&x| x)))
+            };
+            let nearest = all.iter().map(far).fold(f64::INFINITY, f64::min);
             assert!(distance(&place, &point) < nearest * 1.000_01 + 1e-3);
-            let own: Vec<f32> = table[code as usize * v..][..v].iter().map(|&x| x.into()).collect();
-            assert_eq!(point[..v], own[..]);
+            let sizes = &points.table()[(code as usize & ((1 << bits) - 1)) * v..][..v];
+            let minus = even_signs(code >> bits, v);
+            for (t, (&size, &value)) in sizes.iter().zip(&point).enumerate() {
+                let is_minus = shape.signs && minus >> t & 1 == 1;
+                assert_eq!(value, if is_minus { -f32::from(size) } else { size.into() });
+            }
         }
     }
 }
@@ -70,23 +93,28 @@ fn learning_pays() {
     let double = error(&Points::learn(Shape::int8(4, 6, 3), &seen, 1, &mut || ()), &unseen);
     assert!(double < flat && single < double * 1.02, "{single} {double} {flat}");
     assert!(double < 1.15 * single, "{single} {double}");
+    // Signs of which one is free beat a table of as many bits.
+    let signed = error(&Points::learn(Shape::signed(4, 6), &seen, 1, &mut || ()), &unseen);
+    assert!(signed < single, "{single} {signed}");
 }
 
 #[test]
 fn learning_does_not_depend_on_threads() {
     let vectors = normal(&mut Random(7), 3 * 4000);
-    let learn = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let points = pool.install(|| Points::learn(Shape::int8(3, 6, 4), &vectors, 9, &mut || ()));
-        (points.table().to_vec(), points.unit)
-    };
-    assert_eq!(learn(1), learn(3));
+    for shape in [Shape::int8(3, 6, 4), Shape::signed(3, 5)] {
+        let learn = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let points = pool.install(|| Points::learn(shape, &vectors, 9, &mut || ()));
+            (points.table().to_vec(), points.unit)
+        };
+        assert_eq!(learn(1), learn(3));
+    }
 }
 
 #[test]
 fn every_round_is_told() {
     let vectors = normal(&mut Random(8), 3 * 500);
-    for shape in [Shape::int8(3, 4, 0), Shape::int8(3, 4, 2)] {
+    for shape in [Shape::int8(3, 4, 0), Shape::int8(3, 4, 2), Shape::signed(3, 4)] {
         let mut rounds = 0;
         Points::learn(shape, &vectors, 1, &mut || rounds += 1);
         assert_eq!(rounds, Points::rounds(shape));

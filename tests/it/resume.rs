@@ -89,7 +89,7 @@ impl Listened {
 
 fn options(seed: u64) -> Options {
     Options {
-        kind: presets::by_name("VPTQ_V3_K16").unwrap(),
+        kind: presets::by_name("VPTQ_V3_K8_S").unwrap(),
         keep: false,
         vocabulary_kind: None,
         recipe: None,

@@ -174,10 +174,6 @@ fn integers(shape: Shape) -> Tensor {
     };
     let mut bytes = |count: usize| -> Vec<u8> { (0..count).map(|_| byte()).collect() };
     let residual = if shape.residual_bits > 0 { 1 << shape.residual_bits } else { 0 };
-    let mut table = bytes(shape.v * ((1 << shape.bits) + residual));
-    if shape.signs {
-        table.iter_mut().for_each(|number| *number &= 127);
-    }
     let norms = (1..=10).flat_map(|i| f16::from_f32(i as f32 / 16.0).to_le_bytes());
     Tensor {
         name: "w".to_string(),
@@ -189,7 +185,7 @@ fn integers(shape: Shape) -> Tensor {
         group: 64,
         codes: bytes(10_usize.div_ceil(shape.v) * kind.row_bytes(64).unwrap()).into(),
         norms: norms.collect::<Vec<u8>>().into(),
-        table: table.into(),
+        table: bytes(shape.v * ((1 << shape.bits) + residual)).into(),
         signs: Bytes::empty(),
         columns: ColumnPlanes::default(),
     }
@@ -219,7 +215,7 @@ fn plain(tensor: &Tensor, shape: Shape) -> Vec<f32> {
                     (0..shape.v - 1).map(|t| number(shape.bits + t, 1)).collect();
                 let last = minus.iter().sum::<usize>() % 2;
                 let is_minus = *minus.get(row % shape.v).unwrap_or(&last) == 1;
-                sum = if is_minus { -sum } else { sum };
+                sum = if is_minus { -sum.max(-127) } else { sum };
             }
             values.push(f16::from_le_bytes(norm).to_f32() * sum.clamp(-127, 127) as f32);
         }
@@ -270,7 +266,7 @@ fn products_match_plain_loops() {
     }
 }
 
-/// Magnitudes with signs: by bytes, by eights, with all their signs in the table.
+/// Points with signs: by bytes, by eights, with all their signs in the table.
 #[test]
 fn signed_products_match_plain_loops() {
     for (v, bits) in [(6, 7), (4, 6), (8, 5), (3, 7), (2, 1), (7, 7), (5, 7), (8, 9), (6, 10)] {

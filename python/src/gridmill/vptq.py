@@ -27,7 +27,7 @@ OUTLIER = 255
 
 _NUMBER = "([1-9][0-9]*)"
 _NAME = re.compile(
-    f"VPTQ_V{_NUMBER}_K{_NUMBER}(?:_R{_NUMBER})?(?:_G{_NUMBER})?"
+    f"VPTQ_V{_NUMBER}_K{_NUMBER}(?:_R{_NUMBER})?(_S)?(?:_G{_NUMBER})?"
     f"(?:_O{_NUMBER}V{_NUMBER}K{_NUMBER})?(?:_(F16|BF16)(N)?)?"
 )
 _FORMATS = {
@@ -59,6 +59,8 @@ class Vptq:
     points: int
     # Points of the second table, 1 for none.
     residual: int
+    # Whether the rest of a code are signs.
+    signs: bool
     # Tables, one per group of columns.
     tables: int
     outliers: Outliers | None
@@ -77,8 +79,8 @@ class Vptq:
 
     @property
     def width(self) -> int:
-        """Bits of a code with the second one."""
-        return self.bits + self.residual.bit_length() - 1
+        """Bits of a code with the second one, or with signs."""
+        return self.bits + self.residual.bit_length() - 1 + (self.v - 1 if self.signs else 0)
 
     @property
     def has_norms(self) -> bool:
@@ -146,6 +148,9 @@ class Vptq:
         if self.format == "I8":
             table = planes[TABLE].view(np.int8).astype(np.int16).reshape(-1, self.v)
             integers = table[main]
+            if self.signs:
+                integers = np.maximum(integers, -127)
+                integers = np.where(self._are_turned(second), -integers, integers)
             if self.residual > 1:
                 integers = integers + table[self.points + second]
             integers = np.clip(integers, -127, 127)
@@ -154,8 +159,14 @@ class Vptq:
         with np.errstate(all="ignore"):
             return self._decode_floats(rows, main, second, planes)
 
+    def _are_turned(self, signs: np.ndarray) -> np.ndarray:
+        """Whether numbers are turned, `(blocks, cols, v)` of signs `(blocks, cols)`."""
+        bits = signs[..., None] >> np.arange(self.v - 1) & 1
+        # The last makes the number of them even.
+        return np.concatenate([bits, bits.sum(-1, keepdims=True) % 2], axis=-1) == 1
+
     def unpack(self, plane: np.ndarray, cols: int) -> tuple[np.ndarray, np.ndarray]:
-        """The main and the second codes, each `(blocks, cols)` int64."""
+        """The main codes, and the second ones or signs, each `(blocks, cols)` int64."""
         # Eight columns are whole bytes; a code is in up to five of them.
         runs = plane.reshape(-1, self.width)
         codes = np.zeros((len(runs), self.block_len), np.uint64)
@@ -213,20 +224,32 @@ def by_name(name: str) -> Vptq | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    v, points, residual, tables, *outlier = (int(n) if n else None for n in match.groups()[:7])
-    number_format, has_column_norms = match[8] or "I8", match[9] is not None
+    signs = match[4] is not None
+    numbers = match.groups()[:3] + match.groups()[4:8]
+    v, points, residual, tables, *outlier = (int(n) if n else None for n in numbers)
+    number_format, has_column_norms = match[9] or "I8", match[10] is not None
     outliers = Outliers(*outlier) if outlier[0] else None
     # A part that says nothing is left out of a name.
     fits = residual != 1 and (tables is None or 2 <= tables <= 16)
     fits &= 2 <= v <= 16 and _is_table(points) and (residual is None or _is_table(residual))
     if outliers:
         fits &= outliers.count <= 65535 and 1 <= outliers.v <= 16 and _is_table(outliers.points)
+    if signs:
+        fits &= number_format == "I8" and residual is None
     if number_format == "I8":
         fits &= tables is None and outliers is None
     if not fits:
         return None
     return Vptq(
-        name, v, points, residual or 1, tables or 1, outliers, number_format, has_column_norms
+        name,
+        v,
+        points,
+        residual or 1,
+        signs,
+        tables or 1,
+        outliers,
+        number_format,
+        has_column_norms,
     )
 
 

@@ -1,5 +1,5 @@
-//! Few columns, weights whose codes are magnitudes of neighbouring rows and their signs, at most
-//! 128 magnitudes: a permutation of bytes looks 64 columns of a row up at once.
+//! Few columns, weights whose codes are points of neighbouring rows and signs, at most 128 points: a
+//! permutation of bytes looks the magnitudes of 64 columns of a row up at once.
 //!
 //! ```text
 //! for each block of v rows, for each 64 columns, for each row of the block:
@@ -19,13 +19,14 @@ use crate::simd::{Level, Simd};
 
 use super::super::{Layout, Tensor, even_signs};
 use super::int8::MatVec;
+use super::points::own_signs;
 use super::{Int8Columns, SUB, codes_stride, subs_stride};
 
 /// Columns of a step.
 const STEP: usize = 64;
 /// Rows of a block at most.
 const ROWS: usize = 8;
-/// Magnitudes of a table, of which a smaller one leaves some out.
+/// Magnitudes of a row, some of which are left out where there are fewer points.
 const COUNT: usize = 128;
 /// Bytes that are asked for before they are read.
 const AHEAD: usize = 1024;
@@ -55,10 +56,14 @@ impl Magnitudes {
             return None;
         }
         let mut table = vec![0; v * COUNT];
-        for (code, point) in weight.table.chunks_exact(v).enumerate() {
+        let points: &[i8] = bytemuck::cast_slice(&weight.table);
+        for (code, point) in points.chunks_exact(v).enumerate() {
             let numbers = point.iter().enumerate();
-            numbers.for_each(|(t, &number)| table[t * COUNT + code] = number);
+            numbers.for_each(|(t, &number)| {
+                table[t * COUNT + code] = number.unsigned_abs().min(127);
+            });
         }
+        let own_signs = own_signs(points, v);
         let (cols, groups, skip) = (weight.cols, weight.cols / weight.group, weight.skip());
         let rows = (skip + weight.rows).next_multiple_of(v);
         let mut norms = vec![0.0; rows * groups];
@@ -68,7 +73,7 @@ impl Magnitudes {
         let width = bits + v - 1;
         let mut steps = Vec::with_capacity(rows / v * cols / STEP * step_bytes(v));
         for bytes in weight.codes.chunks_exact(STEP / 8 * width) {
-            let (codes, signs) = take_apart(bytes, v, bits);
+            let (codes, signs) = take_apart(bytes, v, bits, &own_signs);
             steps.extend(codes);
             signs[..v].iter().for_each(|signs| steps.extend(signs.to_le_bytes()));
         }
@@ -86,7 +91,7 @@ fn step_bytes(v: usize) -> usize {
 }
 
 /// The codes of [`STEP`] columns, and the signs of each row of their block.
-fn take_apart(bytes: &[u8], v: usize, bits: usize) -> ([u8; STEP], [u64; ROWS]) {
+fn take_apart(bytes: &[u8], v: usize, bits: usize, own: &[u32]) -> ([u8; STEP], [u64; ROWS]) {
     let width = bits + v - 1;
     let (mut codes, mut signs) = ([0; STEP], [0; ROWS]);
     let mut padded = [0; STEP / 8 * (ROWS + 6) + 4];
@@ -96,7 +101,7 @@ fn take_apart(bytes: &[u8], v: usize, bits: usize) -> ([u8; STEP], [u64; ROWS]) 
         let word: [u8; 4] = padded[bit / 8..][..4].try_into().expect("four bytes");
         let whole = u32::from_le_bytes(word) >> (bit % 8) & ((1 << width) - 1);
         *code = (whole & ((1 << bits) - 1)) as u8;
-        let minus = even_signs(whole >> bits, v);
+        let minus = even_signs(whole >> bits, v) ^ own[usize::from(*code)];
         for (t, signs) in signs.iter_mut().enumerate() {
             *signs |= u64::from(minus >> t & 1) << c;
         }

@@ -35,7 +35,7 @@ const EXPANDED_WIDTH: usize = 12;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
 
-/// What a code is of: one point, two that are added, or magnitudes and their signs.
+/// What a code is of: one point, two that are added, or one and signs.
 const ONE: u8 = 0;
 const TWO: u8 = 1;
 const SIGNED: u8 = 2;
@@ -49,6 +49,8 @@ pub(super) struct Points {
     bits: usize,
     width: usize,
     signs: bool,
+    /// Of each point: bits of its numbers below zero; empty where codes have no signs.
+    own_signs: Vec<u32>,
     /// What a place is multiplied with: 1, or 8 where the table is too long for places of 16 bits.
     unit: usize,
 }
@@ -69,6 +71,7 @@ impl Points {
         let expanded = if all_signs { with_signs(main, v, bits) } else { Vec::new() };
         let (main, bits) = if all_signs { (&expanded[..], width) } else { (main, bits) };
         let signs = signs && !all_signs;
+        let own_signs = if signs { own_signs(main, v) } else { Vec::new() };
         assert!(residual.is_empty() || residual.len() == v << residual_bits, "a point per code");
         let unit = if v << bits.max(residual_bits) <= 1 << 16 { 1 } else { EIGHT };
         let stride = if unit == 1 { v } else { EIGHT };
@@ -77,12 +80,13 @@ impl Points {
         let lay = |points: &[i8]| {
             let mut laid = vec![0; points.len() / v * stride + EIGHT];
             for (to, point) in laid.chunks_mut(stride).zip(points.chunks_exact(v)) {
-                to.iter_mut().zip(point).for_each(|(to, &q)| *to = q.max(least));
+                let number = |q: i8| if signs { q.max(-127).abs() } else { q.max(least) };
+                to.iter_mut().zip(point).for_each(|(to, &q)| *to = number(q));
             }
             laid
         };
         let residual = if residual.is_empty() { Vec::new() } else { lay(residual) };
-        Some(Points { main: lay(main), residual, v, bits, width, signs, unit })
+        Some(Points { main: lay(main), residual, v, bits, width, signs, own_signs, unit })
     }
 
     /// What codes are of, and whether places are numbers of points.
@@ -96,11 +100,21 @@ impl Points {
     }
 }
 
+/// The signs that points have themselves: a bit for each number below zero.
+pub(super) fn own_signs(points: &[i8], v: usize) -> Vec<u32> {
+    let signs = |point: &[i8]| {
+        let minus = point.iter().enumerate().filter(|(_, number)| **number < 0);
+        minus.fold(0, |signs, (t, _)| signs | 1 << t)
+    };
+    points.chunks_exact(v).map(signs).collect()
+}
+
 /// Points with all the signs that codes can give them.
 fn with_signs(points: &[i8], v: usize, bits: usize) -> Vec<i8> {
     let signs = (0..1 << (v - 1)).map(|signs| even_signs(signs, v));
     let points = |minus: u32| {
-        let number = move |(at, &q): (usize, &i8)| if minus >> (at % v) & 1 == 0 { q } else { -q };
+        let number =
+            move |(at, &q): (usize, &i8)| if minus >> (at % v) & 1 == 0 { q } else { -q.max(-127) };
         points.iter().enumerate().map(number)
     };
     let mut all = Vec::with_capacity(v << (bits + v - 1));
@@ -153,13 +167,14 @@ impl Places {
                 let bit = c * width;
                 let word: [u8; 8] = padded[bit / 8..][..8].try_into().expect("eight bytes");
                 let code = (u64::from_le_bytes(word) >> (bit % 8)) as usize;
-                places.main.push(((code & ((1 << bits) - 1)) * stride) as u16);
+                let main = code & ((1 << bits) - 1);
+                places.main.push((main * stride) as u16);
                 let rest = code >> bits & ((1 << (width - bits)) - 1);
                 if has_residual {
                     places.residual.push((rest * stride) as u16);
                 }
                 if points.signs {
-                    places.add_signs(step, c, even_signs(rest as u32, v));
+                    places.add_signs(step, c, even_signs(rest as u32, v) ^ points.own_signs[main]);
                 }
             }
         }
