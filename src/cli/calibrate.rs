@@ -31,9 +31,6 @@ const SHORT: usize = WINDOW / 2;
 const TOGETHER: usize = 16;
 /// Both.
 const HELD_OUT: usize = MEASURED + TOGETHER;
-/// Windows of a text that are read for tuning alone, at most: what is read once is not learned by
-/// heart, and a calibration has heard enough without them.
-const READ_ONCE: usize = 128;
 
 /// Weights of the largest model whose tokens are weighed: that has the whole model in memory,
 /// twice, in 8 bits. In larger ones tokens count alike.
@@ -91,8 +88,6 @@ pub(super) struct Heard {
     pub(super) statistics: Option<Statistics>,
     /// The text that was listened to, if it is there.
     pub(super) windows: Vec<Vec<u32>>,
-    /// What follows in that text.
-    pub(super) more: Vec<Vec<u32>>,
     /// Text that was not listened to, if there was a text.
     held_out: HeldOut,
     /// Of the model and what was listened to, if there was something.
@@ -119,12 +114,11 @@ impl CalibrationFlags {
             Calibration::None => String::new(),
             Calibration::File(_) | Calibration::Own => model_hash(source)?,
         };
-        let mut windows = match &self.calibrate {
+        let windows = match &self.calibrate {
             Calibration::None => {
                 return Ok(Heard {
                     statistics: None,
                     windows: Vec::new(),
-                    more: Vec::new(),
                     held_out: HeldOut::default(),
                     fingerprint: None,
                 });
@@ -133,7 +127,6 @@ impl CalibrationFlags {
             Calibration::File(path) => self.read(source, path)?,
             Calibration::Own => own_windows(source, &model, (self.windows(), self.tokens()), seed)?,
         };
-        let more = windows.split_off(windows.len().min(self.windows()));
         let (windows, held_out) = split(windows, self.heard());
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
@@ -153,11 +146,11 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard::new(statistics, (windows, more), held_out, fingerprint));
+            return Ok(Heard::new(statistics, windows, held_out, fingerprint));
         }
         collect(source, (&windows, weigh), &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard::new(statistics, (windows, more), held_out, fingerprint))
+        Ok(Heard::new(statistics, windows, held_out, fingerprint))
     }
 
     /// Those to listen to, and those that are held out.
@@ -177,8 +170,7 @@ impl CalibrationFlags {
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         let text = super::read_text(path)?;
-        let most = self.windows() + READ_ONCE;
-        let windows = Windows::new(&tokenizer(source)?, &text, self.tokens(), Some(most));
+        let windows = Windows::new(&tokenizer(source)?, &text, self.tokens(), Some(self.windows()));
         let windows = windows.map_err(|error| {
             let hint = "a text to calibrate on should have tens of thousands of tokens";
             error.at(path.display()).with_hint(hint)
@@ -190,12 +182,12 @@ impl CalibrationFlags {
 impl Heard {
     fn new(
         statistics: Statistics,
-        (windows, more): (Vec<Vec<u32>>, Vec<Vec<u32>>),
+        windows: Vec<Vec<u32>>,
         held_out: HeldOut,
         fingerprint: String,
     ) -> Heard {
         let (statistics, fingerprint) = (Some(statistics), Some(fingerprint));
-        Heard { statistics, windows, more, held_out, fingerprint }
+        Heard { statistics, windows, held_out, fingerprint }
     }
 
     /// How much each weight matters, on some of the text; without one, see [`unheard`].
@@ -294,7 +286,7 @@ fn ready(source: &Source, path: &Path, model: &str) -> anyhow::Result<Heard> {
     }
     let mut hash = Sha256::new_with_prefix(model);
     hash.update(cache::sha256(path, &mut |_, _| ())?);
-    Ok(Heard::new(statistics, Default::default(), HeldOut::default(), short(hash)))
+    Ok(Heard::new(statistics, Vec::new(), HeldOut::default(), short(hash)))
 }
 
 /// Windows of the model's own text, `count` of so many tokens. It takes a while, so it is kept.
