@@ -23,7 +23,7 @@ pub const PRESETS: [(&str, &str); 10] = [
 pub const NEARLY_EXACT: &str = "Q8_0";
 
 /// The presets of learned points that are worth a place beside grids: those below 3 bits. Above, a
-/// grid is as good, and much quicker to find (`benches/results/`).
+/// grid is nearly as good, and runs without a byte per weight (`benches/results/`).
 pub fn learned() -> impl Iterator<Item = &'static dyn TensorType> {
     let kinds = PRESETS.iter().filter_map(|(_, full)| types::by_name(full));
     kinds.filter(|&kind| types::learned(kind).is_some_and(|shape| shape.width() < 3 * shape.v))
