@@ -1,8 +1,8 @@
 // VPTQ_V*_K*: see formats/vptq.md. A code names a point of V rows in one column, and its upper bits
-// perhaps a second point, or the signs of its numbers but the last; a thread takes the number that is
-// its row's, or all of them. Codes follow each other bit by bit, 32 of them in WIDTH words. Points are
-// padded to STRIDE words; where there are few, the workgroup has COPIES of their words, side by side,
-// and each thread reads its own, so that neighbours meet in fewer banks.
+// perhaps a second point, or which numbers are turned; a thread takes the number that is its row's,
+// or all of them. Codes follow each other bit by bit, 32 of them in WIDTH words. Points are padded to
+// STRIDE words; where there are few, the workgroup has COPIES of their words, side by side, and each
+// thread reads its own, so that neighbours meet in fewer banks.
 
 const COLS = 64u;
 const GROUP = 32u;
@@ -103,7 +103,8 @@ fn signs_of(code: u32) -> u32 {
 fn four(code: u32, word: u32) -> vec4<i32> {
     let first = unpack4xI8(entries((code & ((1u << BITS) - 1u)) * STRIDE + word));
     if (SIGNS > 0u) {
-        let minus = -vec4<i32>((vec4(signs_of(code) >> (4u * word)) >> vec4(0u, 1u, 2u, 3u)) & vec4(1u));
+        let signs = vec4(signs_of(code) >> (4u * word)) >> vec4(0u, 1u, 2u, 3u);
+        let minus = -vec4<i32>(signs & vec4(1u));
         return (max(first, vec4(-127)) ^ minus) - minus;
     }
     if (MORE == 0u) {

@@ -1,5 +1,5 @@
-//! Few columns, weights whose codes are points of neighbouring rows and signs, at most 128 points: a
-//! permutation of bytes looks the magnitudes of 64 columns of a row up at once.
+//! Few columns, weights whose codes are points of neighbouring rows and signs, at most 128 points:
+//! a permutation of bytes looks the magnitudes of 64 columns of a row up at once.
 //!
 //! ```text
 //! for each block of v rows, for each 64 columns, for each row of the block:
