@@ -1,8 +1,8 @@
 // VPTQ_V*_K*: see formats/vptq.md. A code names a point of V rows in one column, and its upper bits
 // perhaps a second point, or which numbers are turned; a thread takes the number that is its row's,
-// or all of them. Codes follow each other bit by bit, 32 of them in WIDTH words. Points are padded to
-// STRIDE words; where there are few, the workgroup has COPIES of their words, side by side, and each
-// thread reads its own, so that neighbours meet in fewer banks.
+// or all of them. Codes follow each other bit by bit, 32 of them in WIDTH words. Points are padded
+// to STRIDE words; where there are few, the workgroup has COPIES of their words, side by side, and
+// each thread reads its own, so that neighbours meet in fewer banks.
 
 const COLS = 64u;
 const GROUP = 32u;

@@ -15,8 +15,8 @@ pub(super) const fn points<const P: usize, const N: usize, const BYTES: usize>(
     points
 }
 
-/// The signs of `count` numbers, of which all but the last have a bit: its makes the number of minus
-/// signs even.
+/// The signs of `count` numbers, of which all but the last have a bit: its makes the number of
+/// minus signs even.
 #[inline(always)]
 pub fn even_signs(bits: u32, count: usize) -> u32 {
     bits | (bits.count_ones() & 1) << (count - 1)

@@ -109,7 +109,7 @@ impl Shape {
             && (!int8 || self.tables == 1 && self.outliers.is_none() && !self.has_norm)
     }
 
-    /// As in the file: `VPTQ_V8_K4096_R256`, `VPTQ_V6_K128_S`, `VPTQ_V12_K4096_G4_O64V4K4096_BF16N`.
+    /// As in the file: `VPTQ_V8_K4096_R256`, `VPTQ_V6_K128_S`, `VPTQ_V12_K4096_G4_O64V4K64_BF16N`.
     fn name(&self) -> String {
         let mut name = format!("VPTQ_V{}_K{}", self.v, 1_u32 << self.bits);
         if self.residual_bits > 0 {

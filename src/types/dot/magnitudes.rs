@@ -6,8 +6,8 @@
 //!     sums[row] += magnitudes[row][codes] * (x, turned where the row's signs are minus)
 //! ```
 //!
-//! A code and the signs of its column are taken apart when a weight is loaded: then they lie side by
-//! side for 64 columns, the codes in bytes, the signs of a row in a word.
+//! A code and the signs of its column are taken apart when a weight is loaded: then they lie side
+//! by side for 64 columns, the codes in bytes, the signs of a row in a word.
 
 #![allow(clippy::needless_range_loop, reason = "tiles of registers read best by number")]
 
