@@ -32,6 +32,9 @@ const TOGETHER: usize = 16;
 /// Both.
 const HELD_OUT: usize = MEASURED + TOGETHER;
 
+/// Windows past those that fine-tuning reads, too, at most: each is read once.
+const READ_ONCE: usize = 128;
+
 /// Weights of the largest model whose tokens are weighed: that has the whole model in memory,
 /// twice, in 8 bits. In larger ones tokens count alike.
 const WEIGHED_MAX: u64 = 1 << 31;
@@ -88,6 +91,8 @@ pub(super) struct Heard {
     pub(super) statistics: Option<Statistics>,
     /// The text that was listened to, if it is there.
     pub(super) windows: Vec<Vec<u32>>,
+    /// The text after it and what is held out, for what reads it once.
+    pub(super) more: Vec<Vec<u32>>,
     /// Text that was not listened to, if there was a text.
     held_out: HeldOut,
     /// Of the model and what was listened to, if there was something.
@@ -119,6 +124,7 @@ impl CalibrationFlags {
                 return Ok(Heard {
                     statistics: None,
                     windows: Vec::new(),
+                    more: Vec::new(),
                     held_out: HeldOut::default(),
                     fingerprint: None,
                 });
@@ -127,6 +133,8 @@ impl CalibrationFlags {
             Calibration::File(path) => self.read(source, path)?,
             Calibration::Own => own_windows(source, &model, (self.windows(), self.tokens()), seed)?,
         };
+        let mut windows = windows;
+        let more = windows.split_off(windows.len().min(self.windows()));
         let (windows, held_out) = split(windows, self.heard());
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
@@ -146,11 +154,11 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard::new(statistics, windows, held_out, fingerprint));
+            return Ok(Heard { more, ..Heard::new(statistics, windows, held_out, fingerprint) });
         }
         collect(source, (&windows, weigh), &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard::new(statistics, windows, held_out, fingerprint))
+        Ok(Heard { more, ..Heard::new(statistics, windows, held_out, fingerprint) })
     }
 
     /// Those to listen to, and those that are held out.
@@ -170,7 +178,8 @@ impl CalibrationFlags {
 
     fn read(&self, source: &Source, path: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
         let text = super::read_text(path)?;
-        let windows = Windows::new(&tokenizer(source)?, &text, self.tokens(), Some(self.windows()));
+        let count = self.windows() + READ_ONCE;
+        let windows = Windows::new(&tokenizer(source)?, &text, self.tokens(), Some(count));
         let windows = windows.map_err(|error| {
             let hint = "a text to calibrate on should have tens of thousands of tokens";
             error.at(path.display()).with_hint(hint)
@@ -187,7 +196,7 @@ impl Heard {
         fingerprint: String,
     ) -> Heard {
         let (statistics, fingerprint) = (Some(statistics), Some(fingerprint));
-        Heard { statistics, windows, held_out, fingerprint }
+        Heard { statistics, windows, more: Vec::new(), held_out, fingerprint }
     }
 
     /// How much each weight matters, on some of the text; without one, see [`unheard`].

@@ -61,7 +61,7 @@ pub(super) struct Args {
     /// The rotation, where it fits a row: none, hadamard:64, kronecker:36x16
     #[arg(long, value_name = "NAME:SIZE", value_parser = basis)]
     transform: Option<Basis>,
-    /// Weights per scale, where it fits a row
+    /// Weights per scale, where it fits a row; learned points have one for a row
     #[arg(long, value_name = "N")]
     group: Option<usize>,
     #[command(flatten)]

@@ -371,7 +371,7 @@ fn two_parts(parted: &Parted, cols: usize, values: &[f32], codes: &mut [u8], nor
     bytes.iter_mut().zip(scales).for_each(|(to, scale)| *to = scale.to_le_bytes());
 }
 
-/// Codes whole blocks of rows. Without moments every input counts alike.
+/// Codes whole blocks of rows.
 fn learned(
     feedback: Option<&Feedback>,
     points: &Points,
@@ -380,15 +380,7 @@ fn learned(
     codes: &mut [u8],
     norms: &mut [u8],
 ) {
-    let even;
-    let feedback = match feedback {
-        Some(feedback) => feedback,
-        None => {
-            even = Feedback::even(cols);
-            &even
-        }
-    };
-    let rounding = BlockRounding { feedback, points, descents: DESCENTS };
+    let rounding = BlockRounding { width: cols, feedback, points, descents: DESCENTS };
     let rows = values.len() / cols;
     let blocks = rows.div_ceil(points.shape.v);
     let mut numbers = vec![0; blocks * cols];

@@ -12,8 +12,10 @@ use crate::simd::products::Lanes;
 
 /// Rounds rows to learned points.
 pub struct BlockRounding<'a> {
-    /// What an error costs.
-    pub feedback: &'a Feedback,
+    /// Values per row.
+    pub width: usize,
+    /// What an error costs; if nothing is known, its square.
+    pub feedback: Option<&'a Feedback>,
     /// What a code may stand for.
     pub points: &'a Points,
     /// Descents after the sequence.
@@ -46,7 +48,7 @@ impl BlockRounding<'_> {
     /// # Panics
     /// If a length does not fit.
     pub fn round(&self, values: &[f32], codes: &mut [u32], norms: &mut [f16]) {
-        let (width, v) = (self.feedback.width, self.points.shape.v);
+        let (width, v) = (self.width, self.points.shape.v);
         let rows = values.len() / width;
         let blocks = rows.div_ceil(v);
         assert!(rows <= Self::rows(v) && values.len() == rows * width, "whole rows, not too many");
@@ -94,7 +96,7 @@ impl BlockRounding<'_> {
     fn sequence(&self, state: &mut State) {
         let v = self.points.shape.v;
         let State { codes, integers, errors, weights, scales, room } = state;
-        self.feedback.feed::<1>(weights, errors, |at, targets: &[Lanes; 1], chosen| {
+        let mut choose = |at: usize, targets: &[Lanes; 1], chosen: &mut [Lanes; 1]| {
             for (block, codes) in codes.iter_mut().enumerate() {
                 let (code, point) = self.choose(block, &targets[0], scales, room);
                 codes[at] = code;
@@ -104,17 +106,25 @@ impl BlockRounding<'_> {
             }
             let lanes = chosen[0].iter_mut().zip(&integers[at]).zip(&*scales);
             lanes.for_each(|((to, integer), scale)| *to = integer * scale);
-        });
+        };
+        let Some(feedback) = self.feedback else {
+            for (at, (weights, errors)) in weights.iter().zip(errors).enumerate() {
+                let mut chosen = [[0.0; LANES]];
+                choose(at, &[*weights], &mut chosen);
+                *errors = std::array::from_fn(|lane| weights[lane] - chosen[0][lane]);
+            }
+            return;
+        };
+        feedback.feed::<1>(weights, errors, choose);
     }
 
     /// Scales by least squares, then every column again.
     fn descend(&self, state: &mut State) {
-        let (width, v) = (self.feedback.width, self.points.shape.v);
-        let mut slopes = vec![[0.0; LANES]; width];
-        self.feedback.add_slopes(0, &state.errors, &mut slopes);
+        let v = self.points.shape.v;
+        let mut slopes = self.slopes(&state.errors);
         self.fit_scales(state, &mut slopes);
-        for at in 0..width {
-            let own = self.feedback.own(at);
+        for at in 0..self.width {
+            let own = self.feedback.map_or(1.0, |feedback| feedback.own(at));
             if own <= 0.0 {
                 continue;
             }
@@ -143,16 +153,23 @@ impl BlockRounding<'_> {
                 }
                 state.codes[block][at] = code;
             }
-            if moved {
-                self.feedback.add_slopes(at, &steps, &mut slopes);
+            if let Some(feedback) = self.feedback.filter(|_| moved) {
+                feedback.add_slopes(at, &steps, &mut slopes);
             }
         }
     }
 
+    /// The metric times values of each column.
+    fn slopes(&self, values: &[Lanes]) -> Vec<Lanes> {
+        let Some(feedback) = self.feedback else { return values.to_vec() };
+        let mut slopes = vec![[0.0; LANES]; self.width];
+        feedback.add_slopes(0, values, &mut slopes);
+        slopes
+    }
+
     /// For each row the scale that costs least, all else given.
     fn fit_scales(&self, state: &mut State, slopes: &mut [Lanes]) {
-        let mut products = vec![[0.0; LANES]; slopes.len()];
-        self.feedback.add_slopes(0, &state.integers, &mut products);
+        let products = self.slopes(&state.integers);
         let mut steps = [0.0; LANES];
         for lane in 0..LANES {
             let sum = |values: &[Lanes]| -> f64 {

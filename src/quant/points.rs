@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::random::Random;
 use crate::simd::Level;
 use crate::simd::products::{LANES, score};
-use crate::types::{Entries, Shape, even_signs};
+use crate::types::{Entries, Shape, even_signs, minus_signs};
 
 /// The longest vector.
 pub const V_MAX: usize = 16;
@@ -281,12 +281,6 @@ impl Points {
         let find = |room: &mut Room, vector: &[f32]| self.pair(&place(vector), room);
         vectors.par_chunks_exact(v).map_init(Room::default, find).collect()
     }
-}
-
-/// A bit for each number below zero.
-fn minus_signs(numbers: &[f32]) -> u32 {
-    let minus = numbers.iter().enumerate().filter(|(_, value)| **value < 0.0);
-    minus.fold(0, |signs, (t, _)| signs | 1 << t)
 }
 
 /// With the other sign where a bit is set.

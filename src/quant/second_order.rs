@@ -70,13 +70,6 @@ impl Feedback {
         }
     }
 
-    /// For inputs of which nothing is known: every error counts by its square alone.
-    pub fn even(width: usize) -> Feedback {
-        let mut moments = vec![0.0; width * width];
-        (0..width).for_each(|i| moments[i * width + i] = 1.0);
-        Feedback::new(width, moments, 1, 0.0)
-    }
-
     /// The part of the error of `(rows, width)` in an output, `trace(E M E^T)`, for every unit of
     /// squared error that each rounding makes: the mean of D.
     pub fn mean_weight(&self) -> f64 {

@@ -174,9 +174,9 @@ impl Simd for Avx2 {
             let least = _mm256_set1_epi8(-127);
             [_mm256_max_epi8(low, least), _mm256_max_epi8(high, least)]
         }
-        fn negate(a: __m256i, signs: __m256i) -> __m256i {
-            // A zero would make zeros.
-            _mm256_sign_epi8(a, _mm256_or_si256(signs, _mm256_set1_epi8(1)))
+        fn negate(a: __m256i, signs: __m256i, bit: __m256i) -> __m256i {
+            let minus = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bit), bit);
+            _mm256_sub_epi8(_mm256_xor_si256(a, minus), minus)
         }
         unsafe fn spread_8(at: *const i8) -> [__m256i; 2] {
             let at: *const i32 = at.cast();

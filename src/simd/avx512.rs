@@ -51,7 +51,8 @@ const TURN: [u8; 64] = {
 /// Eight points of eight numbers, one after the other.
 ///
 /// # Safety
-/// The machine must have `Level::Avx512`, and each pointer be valid for eight bytes.
+/// The machine must have `Level::Avx512`, and each pointer be valid for eight bytes before it and
+/// after it.
 #[inline(always)]
 unsafe fn gather(at: [*const i8; 8]) -> __m512i {
     // SAFETY: the caller vouches for the instructions and the pointers.
@@ -59,8 +60,10 @@ unsafe fn gather(at: [*const i8; 8]) -> __m512i {
         let mut twos = [_mm_setzero_si128(); 4];
         for i in 0..4 {
             let (first, second) = (at[2 * i], at[2 * i + 1]);
-            twos[i] =
-                _mm_unpacklo_epi64(_mm_loadl_epi64(first.cast()), _mm_loadl_epi64(second.cast()));
+            // A point that comes with what is before it need not be shuffled into its place: the
+            // port for shuffles has the most to do.
+            let second = _mm_loadu_si128(second.sub(8).cast());
+            twos[i] = _mm_blend_epi32::<0b1100>(_mm_loadl_epi64(first.cast()), second);
         }
         let low = _mm256_set_m128i(twos[1], twos[0]);
         let high = _mm256_set_m128i(twos[3], twos[2]);
@@ -182,10 +185,6 @@ impl Simd for Avx512 {
         fn sub_bytes(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi8(a, b) }
         fn shift_down(a: __m512i, counts: __m512i) -> __m512i { _mm512_srlv_epi32(a, counts) }
         fn shift_up(a: __m512i, counts: __m512i) -> __m512i { _mm512_sllv_epi32(a, counts) }
-        unsafe fn look_up_128(table: *const u8, codes: __m512i) -> __m512i {
-            let (low, high) = (table.cast(), table.add(64).cast());
-            _mm512_permutex2var_epi8(_mm512_loadu_si512(low), codes, _mm512_loadu_si512(high))
-        }
         fn look_up_16(table: __m512i, codes: __m512i) -> __m512i {
             _mm512_shuffle_epi8(table, codes)
         }
@@ -194,8 +193,8 @@ impl Simd for Avx512 {
             let sums = _mm512_adds_epi8(gather(at), gather(more));
             [_mm512_max_epi8(turn(sums), _mm512_set1_epi8(-127))]
         }
-        fn negate(a: __m512i, signs: __m512i) -> __m512i {
-            let minus = _mm512_movepi8_mask(signs);
+        fn negate(a: __m512i, signs: __m512i, bit: __m512i) -> __m512i {
+            let minus = _mm512_test_epi8_mask(signs, bit);
             _mm512_mask_sub_epi8(a, minus, _mm512_setzero_si512(), a)
         }
         unsafe fn spread_8(at: *const i8) -> [__m512i; 1] {

@@ -182,14 +182,6 @@ impl Simd for Neon {
         fn shift_up(a: int8x16_t, counts: int32x4_t) -> int8x16_t {
             vreinterpretq_s8_u32(vshlq_u32(vreinterpretq_u32_s8(a), counts))
         }
-        unsafe fn look_up_128(table: *const u8, codes: int8x16_t) -> int8x16_t {
-            let (low, high) = (vld1q_u8_x4(table), vld1q_u8_x4(table.add(64)));
-            let codes = vreinterpretq_u8_s8(codes);
-            // A lookup gives zero for what is not in its half.
-            let bytes = vqtbl4q_u8(low, codes);
-            let other = vqtbl4q_u8(high, vsubq_u8(codes, vdupq_n_u8(64)));
-            vreinterpretq_s8_u8(vorrq_u8(bytes, other))
-        }
         fn look_up_16(table: int8x16_t, codes: int8x16_t) -> int8x16_t {
             vqtbl1q_s8(table, vreinterpretq_u8_s8(codes))
         }
@@ -211,8 +203,8 @@ impl Simd for Neon {
             }
             turned
         }
-        fn negate(a: int8x16_t, signs: int8x16_t) -> int8x16_t {
-            let minus = vshrq_n_s8::<7>(signs);
+        fn negate(a: int8x16_t, signs: int8x16_t, bit: int8x16_t) -> int8x16_t {
+            let minus = vreinterpretq_s8_u8(vtstq_s8(signs, bit));
             vsubq_s8(veorq_s8(a, minus), minus)
         }
         unsafe fn spread_8(at: *const i8) -> [int8x16_t; 4] {

@@ -165,30 +165,18 @@ pub trait Simd: Copy {
     fn shift_down(self, a: Self::Bytes, counts: Self::I32) -> Self::Bytes;
     /// Each four bytes, as one number, moved up by the count of their lane, below 32.
     fn shift_up(self, a: Self::Bytes, counts: Self::I32) -> Self::Bytes;
-    /// What the codes, below 128, are in a table of 128 bytes; one by one, where the instruction
-    /// set has no permutation of so many.
-    #[inline(always)]
-    unsafe fn look_up_128(self, table: *const u8, codes: Self::Bytes) -> Self::Bytes {
-        let mut bytes = [0_i8; 64];
-        // SAFETY: a vector has at most 64 bytes; the caller vouches for the table.
-        unsafe {
-            self.store_bytes(bytes.as_mut_ptr(), codes);
-            for byte in &mut bytes[..4 * Self::LANES] {
-                *byte = table.add(usize::from(byte.cast_unsigned())).read().cast_signed();
-            }
-            self.load_bytes(bytes.as_ptr())
-        }
-    }
     /// What the codes, below 16, are in a table of 16 bytes, which [`Simd::load_twice`] repeats.
     fn look_up_16(self, table: Self::Bytes, codes: Self::Bytes) -> Self::Bytes;
 
+    /// The negatives of bytes within -127..=127 where `signs` has `bit`, one bit of every byte.
+    fn negate(self, a: Self::Bytes, signs: Self::Bytes, bit: Self::Bytes) -> Self::Bytes;
+
     /// Eight points of eight numbers, turned: byte `4 * (8 * h + r) + i` is number r of point
-    /// `4 * h + i`, so that a lane of [`Simd::dot4`] has one row's weights in four columns.
+    /// `4 * h + i`, so that a lane of [`Simd::dot4`] has one row's weights in four columns. The
+    /// eight bytes before each may be read, too.
     unsafe fn points(self, at: [*const i8; 8]) -> Self::Points;
     /// The same of the sums of two points each, cut to -127..=127.
     unsafe fn point_sums(self, at: [*const i8; 8], more: [*const i8; 8]) -> Self::Points;
-    /// The negatives of bytes within -127..=127 where the byte of `signs` is below zero.
-    fn negate(self, a: Self::Bytes, signs: Self::Bytes) -> Self::Bytes;
     /// 8 bytes, each four of them in the lanes that [`Simd::points`] has these columns in.
     unsafe fn spread_8(self, at: *const i8) -> Self::Points;
 

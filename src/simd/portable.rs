@@ -165,8 +165,12 @@ impl Simd for Portable {
             };
             turn(from_fn(sum))
         }
-        fn negate(a: [i8; 4 * LANES], signs: [i8; 4 * LANES]) -> [i8; 4 * LANES] {
-            from_fn(|i| if signs[i] < 0 { -a[i] } else { a[i] })
+        fn negate(
+            a: [i8; 4 * LANES],
+            signs: [i8; 4 * LANES],
+            bit: [i8; 4 * LANES]
+        ) -> [i8; 4 * LANES] {
+            from_fn(|i| if signs[i] & bit[i] == bit[i] { -a[i] } else { a[i] })
         }
         unsafe fn spread_8(at: *const i8) -> [[i8; 4 * LANES]; 4] {
             let bytes: [i8; 8] = read(at);

@@ -15,6 +15,9 @@ pub const OUTER: (usize, usize) = (4, 32);
 
 /// Columns that [`add_products`] keeps in registers.
 const TILE: usize = 4;
+/// Rows that it reads together. Each is in a page of its own, and there is room for so many pages
+/// in the first table of addresses that a core looks into.
+const RUN: usize = 32;
 
 /// `tile[i][j] += sum over rows r of r[first + i] * r[col + j]`, each sum from nothing on in single
 /// precision, fused where the instruction set can.
@@ -108,20 +111,22 @@ impl WithSimd for Products<'_> {
     #[inline(always)]
     fn with<S: Simd>(self, s: S) {
         let Products { matrix, width, first, values, cols, out } = self;
-        let mut col = cols.start;
-        while col + TILE <= cols.end {
-            // SAFETY: the rows and columns were checked to be there.
-            unsafe {
-                let factors = matrix.as_ptr().add(first * width + col);
-                tile::<S, TILE>(s, factors, width, values, &mut out[col..col + TILE]);
+        for (run, values) in values.chunks(RUN).enumerate() {
+            let mut col = cols.start;
+            while col + TILE <= cols.end {
+                // SAFETY: the rows and columns were checked to be there.
+                unsafe {
+                    let factors = matrix.as_ptr().add((first + run * RUN) * width + col);
+                    tile::<S, TILE>(s, factors, width, values, &mut out[col..col + TILE]);
+                }
+                col += TILE;
             }
-            col += TILE;
-        }
-        for col in col..cols.end {
-            // SAFETY: the rows and columns were checked to be there.
-            unsafe {
-                let factors = matrix.as_ptr().add(first * width + col);
-                tile::<S, 1>(s, factors, width, values, &mut out[col..col + 1]);
+            for col in col..cols.end {
+                // SAFETY: the rows and columns were checked to be there.
+                unsafe {
+                    let factors = matrix.as_ptr().add((first + run * RUN) * width + col);
+                    tile::<S, 1>(s, factors, width, values, &mut out[col..col + 1]);
+                }
             }
         }
     }

@@ -48,7 +48,7 @@ mod vptq;
 pub use higgs::{HIGGS, Higgs, grid};
 pub use higgs_fit::Search;
 pub use planes::{High, Plane, Planes, ScaleIntegers};
-pub use points::even_signs;
+pub use points::{even_signs, minus_signs};
 pub use raw::RawType;
 pub use resq::{Parts, Resq, resq};
 pub use tensor::{Basis, Bytes, ColumnPlanes, Rows, Tensor, norm_bytes, part_name, whole_name};
@@ -160,19 +160,9 @@ pub enum Layout {
     Pairs,
     /// A row's quiet values as pairs, then its loud ones as integers; each part has one norm.
     Parted,
-    /// Codes of points of `v` rows in one column, at most eight, each code `bits` and then
-    /// `residual_bits` wide, or with the signs of all rows but the last, the lowest bits first; the
-    /// scale of a group is its norm.
-    Points {
-        /// Rows of a point.
-        v: usize,
-        /// Bits of its code.
-        bits: usize,
-        /// Bits of the code of a second point that is added; 0 for none.
-        residual_bits: usize,
-        /// Whether the rest of a code are signs.
-        signs: bool,
-    },
+    /// Codes of points of integers, of at most eight rows in one column; the scale of a group is
+    /// its norm.
+    Points(Shape),
 }
 
 /// How GPU kernels read a type: a file that is put into each of them.

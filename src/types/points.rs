@@ -22,6 +22,28 @@ pub fn even_signs(bits: u32, count: usize) -> u32 {
     bits | (bits.count_ones() & 1) << (count - 1)
 }
 
+/// A bit for each number below zero.
+pub fn minus_signs<T: Copy + Default + PartialOrd>(numbers: &[T]) -> u32 {
+    let minus = numbers.iter().enumerate().filter(|(_, number)| **number < T::default());
+    minus.fold(0, |signs, (t, _)| signs | 1 << t)
+}
+
+/// Codes of `width` bits, at most 32, that lie one after the other, the lowest bits first.
+pub(super) fn codes(bytes: &[u8], width: usize) -> impl Iterator<Item = u32> {
+    let mask = (1_u64 << width) - 1;
+    let (mut held, mut count) = (0_u64, 0);
+    let mut bytes = bytes.iter();
+    std::iter::from_fn(move || {
+        while count < width {
+            held |= u64::from(*bytes.next()?) << count;
+            count += 8;
+        }
+        let code = (held & mask) as u32;
+        (held, count) = (held >> width, count - width);
+        Some(code)
+    })
+}
+
 /// A point whose coordinate `i` is turned where bit `i` is set.
 #[inline(always)]
 pub(super) fn signed<const P: usize>(point: &[i8; P], signs: u32) -> [i8; P] {

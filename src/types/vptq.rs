@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
-use super::points::{even_signs, signed};
+use super::points::{self, even_signs, signed};
 use super::raw::{self, RawType};
 use super::{
     Block, Bytes, ColumnPlanes, Int8Row, Kernel, Layout, PRIVATE_IDS, Role, Rows, SUB, Shader,
@@ -16,8 +16,9 @@ use super::{
 
 /// Numbers of a point at most.
 const POINT_MAX: usize = 16;
-/// Numbers of a point that a fused kernel takes, and those for which it is worth it.
-const FUSED: std::ops::RangeInclusive<usize> = 5..=8;
+/// Rows of a block that a fused kernel takes, and from which on it is worth it.
+pub(super) const FUSED_MAX: usize = 8;
+const FUSED_MIN: usize = 5;
 /// Words of a table that fit a workgroup's memory beside what kernels keep there.
 const KEPT_MAX: usize = 1024;
 /// Codes of a block, so that a block is whole bytes.
@@ -253,18 +254,7 @@ impl Vptq {
     pub fn unpack_codes(&self, bytes: &[u8], codes: &mut [u32]) {
         let width = self.shape.width();
         assert_eq!(codes.len() * width, bytes.len() * 8, "whole blocks");
-        let mask = (1_u64 << width) - 1;
-        let (mut held, mut count) = (0_u64, 0);
-        let mut bytes = bytes.iter();
-        for code in codes {
-            while count < width {
-                let byte = bytes.next().copied().unwrap_or_default();
-                held |= u64::from(byte) << count;
-                count += 8;
-            }
-            *code = (held & mask) as u32;
-            (held, count) = (held >> width, count - width);
-        }
+        codes.iter_mut().zip(points::codes(bytes, width)).for_each(|(to, code)| *to = code);
     }
 
     /// Calls `each` with every row: its place in `rows`, its place in its block, the codes.
@@ -470,11 +460,8 @@ impl TensorType for Vptq {
     }
 
     fn layout(&self) -> Layout {
-        let Shape { v, bits, residual_bits, signs, entries, .. } = self.shape;
-        match entries {
-            Entries::Int8 if FUSED.contains(&v) || signs && bits <= 7 && v <= 8 => {
-                Layout::Points { v, bits, residual_bits, signs }
-            }
+        match (self.shape.entries, self.shape.v) {
+            (Entries::Int8, FUSED_MIN..=FUSED_MAX) => Layout::Points(self.shape),
             _ => Layout::Opaque,
         }
     }

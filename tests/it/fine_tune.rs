@@ -131,6 +131,25 @@ fn tune(kind: &str) {
 }
 
 #[test]
+fn tuning_reads_on_where_calibration_stops() {
+    let folder = Scratch::new();
+    let model = folder.join("model.gguf");
+    fs::copy(model_path("llama.gguf"), &model).unwrap();
+    // Calibration has a window and nineteen that are held out.
+    let convert = |count: usize, flags: &[&str]| {
+        let words: String = (0..count).map(|i| format!("{} ", i * 7919 % 613)).collect();
+        let words = folder.file("text.txt", words.as_bytes());
+        let path = folder.join(&format!("{count}{}.gguf", flags.len()));
+        let args = ["convert", text(&model), text(&path), "--to", "higgs2", "--calibrate"];
+        let more = ["--calibration-windows", "1", "--calibration-ctx", "16"];
+        succeeds(&[&args[..], &[text(&words)], &more, flags].concat());
+        fs::read(path).unwrap()
+    };
+    assert!(convert(400, &[]) == convert(500, &[]), "what is calibrated on is the same");
+    assert!(convert(400, &["--fine-tune"]) != convert(500, &["--fine-tune"]));
+}
+
+#[test]
 fn tuning_needs_a_text() {
     let folder = Scratch::new();
     let (model, target) = (model_path("llama.gguf"), folder.join("out.gguf"));

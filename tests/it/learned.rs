@@ -138,13 +138,19 @@ fn task(width: usize, rows: usize) -> (Vec<f32>, Feedback, Points) {
     (weights, Feedback::new(width, moments.whole(), 400, 0.01), points)
 }
 
-/// The cost of rounding rows, and their norms.
-fn round(feedback: &Feedback, points: &Points, descents: usize, rows: &[f32]) -> (f64, Vec<f16>) {
-    let width = feedback.width;
+/// Rounds rows for one metric, or none; the cost in another, and the norms.
+fn round_for(
+    feedback: Option<&Feedback>,
+    metric: &Feedback,
+    points: &Points,
+    descents: usize,
+    rows: &[f32],
+) -> (f64, Vec<f16>) {
+    let width = metric.width;
     let (count, v) = (rows.len() / width, points.shape.v);
     let mut codes = vec![0; count.div_ceil(v) * width];
     let mut norms = vec![f16::ZERO; count];
-    let rounding = BlockRounding { feedback, points, descents };
+    let rounding = BlockRounding { width, feedback, points, descents };
     rounding.round(rows, &mut codes, &mut norms);
     let value = |row: usize, col: usize| {
         let code = codes[row / v * width + col] as usize;
@@ -152,32 +158,36 @@ fn round(feedback: &Feedback, points: &Points, descents: usize, rows: &[f32]) ->
     };
     let errors: Vec<f32> =
         rows.iter().enumerate().map(|(at, w)| w - value(at / width, at % width)).collect();
-    (feedback.cost(&errors), norms)
+    (metric.cost(&errors), norms)
+}
+
+/// The cost of rounding rows, and their norms.
+fn round(feedback: &Feedback, points: &Points, descents: usize, rows: &[f32]) -> (f64, Vec<f16>) {
+    round_for(Some(feedback), feedback, points, descents, rows)
 }
 
 #[test]
 fn blocks_of_rows_are_rounded_by_what_errors_cost() {
     let (weights, feedback, points) = task(96, 10);
-    let even = Feedback::even(96);
-    let blind = {
-        // Rounded as if all inputs were alike, and counted as they are.
-        let mut codes = vec![0; 3 * 96];
-        let mut norms = vec![f16::ZERO; 10];
-        let rounding = BlockRounding { feedback: &even, points: &points, descents: 0 };
-        rounding.round(&weights, &mut codes, &mut norms);
-        let value = |row: usize, col: usize| {
-            let code = codes[row / 4 * 96 + col] as usize;
-            norms[row].to_f32() * f32::from(points.table()[code * 4 + row % 4])
-        };
-        let errors: Vec<f32> =
-            weights.iter().enumerate().map(|(at, w)| w - value(at / 96, at % 96)).collect();
-        feedback.cost(&errors)
-    };
+    // Rounded as if all inputs were alike, and counted as they are.
+    let (blind, _) = round_for(None, &feedback, &points, 0, &weights);
     let costs: Vec<f64> =
         (0..4).map(|descents| round(&feedback, &points, descents, &weights).0).collect();
     assert!(costs[0] < 0.8 * blind, "{costs:?} {blind}");
     assert!(costs.windows(2).all(|pair| pair[1] <= pair[0] * 1.000_1), "{costs:?}");
     assert!(costs[2] < 0.97 * costs[0], "{costs:?}");
+}
+
+#[test]
+fn without_moments_every_input_counts_alike() {
+    let (weights, feedback, points) = task(96, 10);
+    let mut moments = vec![0.0; 96 * 96];
+    (0..96).for_each(|i| moments[i * 96 + i] = 1.0);
+    let even = Feedback::new(96, moments, 1, 0.0);
+    for descents in 0..3 {
+        let alike = round_for(Some(&even), &feedback, &points, descents, &weights);
+        assert_eq!(round_for(None, &feedback, &points, descents, &weights), alike);
+    }
 }
 
 #[test]

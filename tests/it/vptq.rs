@@ -266,7 +266,7 @@ fn products_match_plain_loops() {
     }
 }
 
-/// Points with signs: by bytes, by eights, with all their signs in the table.
+/// Points with signs, of as many rows as a kernel takes and of fewer.
 #[test]
 fn signed_products_match_plain_loops() {
     for (v, bits) in [(6, 7), (4, 6), (8, 5), (3, 7), (2, 1), (7, 7), (5, 7), (8, 9), (6, 10)] {

@@ -12,7 +12,7 @@
 use crate::simd::{Simd, WithSimd};
 
 use super::super::{Int8Row, Kernel, Layout, SUB, Tensor};
-use super::{Int8Columns, Lookup, Scratch, codes_stride, magnitudes, points, runs, subs_stride};
+use super::{Int8Columns, Lookup, Scratch, codes_stride, points, runs, subs_stride};
 
 /// See [`super::mat_vec`].
 pub(super) struct MatVec<'a> {
@@ -41,10 +41,7 @@ impl WithSimd for MatVec<'_> {
             {
                 runs::rows(s, self);
             }
-            Layout::Points { .. } => match self.lookup.magnitudes.as_deref() {
-                Some(weight) => magnitudes::rows(s, weight, self),
-                None => points::rows(s, self),
-            },
+            Layout::Points(_) => points::rows(s, self),
             _ => unpacked_rows(s, self),
         }
     }

@@ -15,7 +15,6 @@ mod abreast;
 mod float;
 mod int8;
 mod lanes;
-mod magnitudes;
 mod panel;
 mod planes;
 mod points;
@@ -155,7 +154,6 @@ pub struct Lookup {
     pairs: Option<Arc<PairTable>>,
     points: Option<Arc<points::Points>>,
     places: Option<Arc<points::Places>>,
-    magnitudes: Option<Arc<magnitudes::Magnitudes>>,
     lanes: Option<Arc<lanes::Lanes>>,
 }
 
@@ -185,7 +183,7 @@ impl Lookup {
 
     /// Rows that the kernel for few columns multiplies together.
     pub fn rows_together(&self) -> usize {
-        match self.places.is_some() || self.magnitudes.is_some() {
+        match self.places.is_some() {
             // Those of a block, which share codes anyway.
             true => 1,
             false if self.lanes.is_some() => lanes::ROWS,
@@ -197,11 +195,10 @@ impl Lookup {
     /// its own; its code plane is then not read again.
     #[must_use]
     pub fn with_rows(self, weight: &Tensor, level: Level) -> Lookup {
-        let magnitudes = magnitudes::Magnitudes::new(weight, level).map(Arc::new);
-        let points = self.points.as_deref().filter(|_| magnitudes.is_none());
-        let places = points.map(|points| Arc::new(points::Places::new(points, weight)));
+        let places =
+            self.points.as_deref().map(|points| Arc::new(points::Places::new(points, weight)));
         let lanes = lanes::Lanes::new(weight, level).map(Arc::new);
-        Lookup { places, magnitudes, lanes, ..self }
+        Lookup { places, lanes, ..self }
     }
 }
 

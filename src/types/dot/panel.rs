@@ -16,9 +16,7 @@ use half::f16;
 
 use super::super::{Int8Row, Kernel, Layout, Rows, SUB, Tensor};
 use super::scales::Buffers;
-use super::{
-    Columns, FloatColumns, Int8Columns, Lookup, codes_stride, magnitudes, points, subs_stride,
-};
+use super::{Columns, FloatColumns, Int8Columns, Lookup, codes_stride, points, subs_stride};
 use super::{abreast, planes};
 
 /// The most lanes of any instruction set, times two.
@@ -220,11 +218,6 @@ impl WithSimd for Fill<'_> {
             Kernel::Int8 { group, mins } => {
                 let group = if group == 0 { weight.group } else { group };
                 panel.filled = Filled { rows: count, cols, int8: true, group, mins };
-                if let Some(own) = &lookup.magnitudes {
-                    unpack_norms(panel, &weight.rows(first..first + count), rows);
-                    let packed = &mut panel.packed[..rows * cols / 4];
-                    return magnitudes::fill(s, own, first..first + count, packed);
-                }
                 if let (Some(points), Some(places)) = (&lookup.points, &lookup.places) {
                     unpack_norms(panel, &weight.rows(first..first + count), rows);
                     let packed = &mut panel.packed[..rows * cols / 4];

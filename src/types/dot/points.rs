@@ -16,24 +16,33 @@ use std::ops::Range;
 
 use crate::simd::Simd;
 
-use super::super::{Layout, Tensor, even_signs};
+use super::super::points::codes;
+use super::super::vptq::FUSED_MAX;
+use super::super::{Layout, Shape, Tensor, even_signs, minus_signs};
 use super::int8::MatVec;
 use super::panel::greatest_common_divisor;
 use super::{Int8Columns, SUB, codes_stride, subs_stride};
 
 /// Numbers that are read of a point, and columns of a step.
-const EIGHT: usize = 8;
+const EIGHT: usize = FUSED_MAX;
 /// Sums of a step: eight rows, in two halves of its columns.
 const SUMS: usize = 2 * EIGHT;
-/// Bits of the widest code with its residual.
-const WIDTH_MAX: usize = 32;
 /// Places of a line of the cache, and how many are asked for before they are read.
 const LINE: usize = 32;
 const AHEAD: usize = 512;
-/// Bits of codes with signs whose points are kept with all their signs.
-const EXPANDED_WIDTH: usize = 12;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
+
+/// The bit of the signs of each step of eight steps, in all bytes.
+static SIGN_BITS: [[u8; 8 * EIGHT]; EIGHT] = {
+    let mut bits = [[0; 8 * EIGHT]; EIGHT];
+    let mut k = 0;
+    while k < EIGHT {
+        bits[k] = [0x80 >> k; 8 * EIGHT];
+        k += 1;
+    }
+    bits
+};
 
 /// What a code is of: one point, two that are added, or one and signs.
 const ONE: u8 = 0;
@@ -42,13 +51,11 @@ const SIGNED: u8 = 2;
 
 /// The points of a weight, each `stride` from the one before.
 pub(super) struct Points {
+    /// After eight bytes that are read with the first point.
     main: Vec<i8>,
-    /// Empty if codes are of one point.
+    /// The same; empty if codes are of one point.
     residual: Vec<i8>,
-    v: usize,
-    bits: usize,
-    width: usize,
-    signs: bool,
+    shape: Shape,
     /// Of each point: bits of its numbers below zero; empty where codes have no signs.
     own_signs: Vec<u32>,
     /// What a place is multiplied with: 1, or 8 where the table is too long for places of 16 bits.
@@ -58,68 +65,39 @@ pub(super) struct Points {
 impl Points {
     /// Of a weight with such a layout.
     pub(super) fn new(weight: &Tensor) -> Option<Points> {
-        let Layout::Points { v, bits, residual_bits, signs } = weight.kind.layout() else {
-            return None;
-        };
-        let width = bits + residual_bits + if signs { v - 1 } else { 0 };
-        assert!(v <= EIGHT && width <= WIDTH_MAX, "points that fit");
-        assert!(bits.max(residual_bits) <= 16, "codes that fit");
+        let Layout::Points(shape) = weight.kind.layout() else { return None };
+        let Shape { v, bits, residual_bits, signs, .. } = shape;
+        assert!(v <= EIGHT && bits.max(residual_bits) <= 16, "points that fit");
         let table: &[i8] = bytemuck::cast_slice(&weight.table);
         let (main, residual) = table.split_at(v << bits);
-        // To look a point up with its signs is quicker than to turn it, if that table stays small.
-        let all_signs = signs && width <= EXPANDED_WIDTH;
-        let expanded = if all_signs { with_signs(main, v, bits) } else { Vec::new() };
-        let (main, bits) = if all_signs { (&expanded[..], width) } else { (main, bits) };
-        let signs = signs && !all_signs;
-        let own_signs = if signs { own_signs(main, v) } else { Vec::new() };
+        let signed = if signs { main } else { &[] };
+        let own_signs = signed.chunks_exact(v).map(minus_signs).collect();
         assert!(residual.is_empty() || residual.len() == v << residual_bits, "a point per code");
         let unit = if v << bits.max(residual_bits) <= 1 << 16 { 1 } else { EIGHT };
         let stride = if unit == 1 { v } else { EIGHT };
         // What the sums of two points are cut to.
         let least = if residual.is_empty() { -127 } else { i8::MIN };
         let lay = |points: &[i8]| {
-            let mut laid = vec![0; points.len() / v * stride + EIGHT];
-            for (to, point) in laid.chunks_mut(stride).zip(points.chunks_exact(v)) {
+            let mut laid = vec![0; EIGHT + points.len() / v * stride + EIGHT];
+            for (to, point) in laid[EIGHT..].chunks_mut(stride).zip(points.chunks_exact(v)) {
                 let number = |q: i8| if signs { q.max(-127).abs() } else { q.max(least) };
                 to.iter_mut().zip(point).for_each(|(to, &q)| *to = number(q));
             }
             laid
         };
         let residual = if residual.is_empty() { Vec::new() } else { lay(residual) };
-        Some(Points { main: lay(main), residual, v, bits, width, signs, own_signs, unit })
+        Some(Points { main: lay(main), residual, shape, own_signs, unit })
     }
 
     /// What codes are of, and whether places are numbers of points.
     fn form(&self) -> (u8, bool) {
         let form = match self.residual.is_empty() {
-            true if self.signs => SIGNED,
+            true if self.shape.signs => SIGNED,
             true => ONE,
             false => TWO,
         };
         (form, self.unit != 1)
     }
-}
-
-/// The signs that points have themselves: a bit for each number below zero.
-pub(super) fn own_signs(points: &[i8], v: usize) -> Vec<u32> {
-    let signs = |point: &[i8]| {
-        let minus = point.iter().enumerate().filter(|(_, number)| **number < 0);
-        minus.fold(0, |signs, (t, _)| signs | 1 << t)
-    };
-    points.chunks_exact(v).map(signs).collect()
-}
-
-/// Points with all the signs that codes can give them.
-fn with_signs(points: &[i8], v: usize, bits: usize) -> Vec<i8> {
-    let signs = (0..1 << (v - 1)).map(|signs| even_signs(signs, v));
-    let points = |minus: u32| {
-        let number =
-            move |(at, &q): (usize, &i8)| if minus >> (at % v) & 1 == 0 { q } else { -q.max(-127) };
-        points.iter().enumerate().map(number)
-    };
-    let mut all = Vec::with_capacity(v << (bits + v - 1));
-    signs.for_each(|minus| all.extend(points(minus)));
-    all
 }
 
 /// Where the points of a weight's codes are.
@@ -143,39 +121,30 @@ pub(super) struct Places {
 impl Places {
     /// Of a weight with these points.
     pub(super) fn new(points: &Points, weight: &Tensor) -> Places {
-        let Points { v, bits, width, unit, .. } = *points;
+        let Shape { v, bits, signs, .. } = points.shape;
         let (cols, groups) = (weight.cols, weight.cols / weight.group);
         let skip = weight.skip();
         let blocks = (skip + weight.rows).div_ceil(v);
-        let stride = if unit == 1 { v } else { 1 };
+        let stride = if points.unit == 1 { v } else { 1 };
         let has_residual = !points.residual.is_empty();
         let mut places = Places {
             main: Vec::with_capacity(blocks * cols),
             residual: Vec::with_capacity(if has_residual { blocks * cols } else { 0 }),
-            signs: vec![0; if points.signs { blocks * signs_stride(cols) } else { 0 }],
+            signs: vec![0; if signs { blocks * signs_stride(cols) } else { 0 }],
             norms: vec![0; blocks * groups * SUMS],
             blocks,
             cols,
             group: weight.group,
             skip,
         };
-        // Eight codes are whole bytes.
-        for (step, codes) in weight.codes.chunks_exact(width).enumerate() {
-            let mut padded = [0; WIDTH_MAX + 8];
-            padded[..width].copy_from_slice(codes);
-            for c in 0..EIGHT {
-                let bit = c * width;
-                let word: [u8; 8] = padded[bit / 8..][..8].try_into().expect("eight bytes");
-                let code = (u64::from_le_bytes(word) >> (bit % 8)) as usize;
-                let main = code & ((1 << bits) - 1);
-                places.main.push((main * stride) as u16);
-                let rest = code >> bits & ((1 << (width - bits)) - 1);
-                if has_residual {
-                    places.residual.push((rest * stride) as u16);
-                }
-                if points.signs {
-                    places.add_signs(step, c, even_signs(rest as u32, v) ^ points.own_signs[main]);
-                }
+        for (at, code) in codes(&weight.codes, points.shape.width()).enumerate() {
+            let (main, rest) = (code as usize & ((1 << bits) - 1), code >> bits);
+            places.main.push((main * stride) as u16);
+            if has_residual {
+                places.residual.push((rest as usize * stride) as u16);
+            }
+            if signs {
+                places.add_signs(at, even_signs(rest, v) ^ points.own_signs[main]);
             }
         }
         assert_eq!(places.main.len(), blocks * cols, "a code per block and column");
@@ -189,9 +158,10 @@ impl Places {
         places
     }
 
-    /// Signs of column `c` of eight, the `step`-th of all.
-    fn add_signs(&mut self, step: usize, c: usize, minus: u32) {
-        let (block, step) = (step / (self.cols / EIGHT), step % (self.cols / EIGHT));
+    /// Signs of the `at`-th code.
+    fn add_signs(&mut self, at: usize, minus: u32) {
+        let (block, c) = (at / self.cols, at % EIGHT);
+        let step = at % self.cols / EIGHT;
         let at = block * signs_stride(self.cols) + step / EIGHT * 8 * EIGHT;
         for row in (0..EIGHT).filter(|row| minus >> row & 1 == 1) {
             self.signs[at + 4 * (c / 4 * EIGHT + row) + c % 4] |= 0x80 >> (step % EIGHT);
@@ -267,7 +237,7 @@ fn blocks<S: Simd, const C: usize, const K: u8, const F: bool>(
     columns: &Int8Columns,
     out: &mut [f32],
 ) {
-    let (v, count) = (points.v, rows.len());
+    let (v, count) = (points.shape.v, rows.len());
     assert!(rows.end.div_ceil(v) <= places.blocks && columns.cols == places.cols, "rows that are");
     let run = greatest_common_divisor(places.group, columns.group);
     assert!(run.is_multiple_of(SUB), "runs that fit");
@@ -325,15 +295,16 @@ fn block_sums<S: Simd, const C: usize, const K: u8, const F: bool>(
                 // SAFETY: the block has eight places at `at`, and each column eight values.
                 unsafe {
                     let weights = step::<S, K, F>(s, points, places, block * cols + at);
-                    let signs = signs::<S, K>(s, places, block, at);
+                    let (signs, bit) = signs::<S, K>(s, places, block, at);
                     for c in 0..C {
                         let x = columns.codes.as_ptr().add(c * codes_stride(cols) + at);
                         let x = s.spread_8(x);
                         for i in 0..vectors {
                             let (w, x) = (weights.as_ref()[i], x.as_ref()[i]);
-                            dots[c][i] = match K {
-                                SIGNED => s.dot4_unsigned(dots[c][i], w, s.negate(x, signs[i])),
-                                _ => s.dot4(dots[c][i], s.bias(w), x),
+                            dots[c][i] = if K == SIGNED {
+                                s.dot4_unsigned(dots[c][i], w, s.negate(x, signs[i], bit))
+                            } else {
+                                s.dot4(dots[c][i], s.bias(w), x)
                             };
                         }
                     }
@@ -390,7 +361,7 @@ fn fill_blocks<S: Simd, const K: u8, const F: bool>(
     rows: Range<usize>,
     packed: &mut [u32],
 ) {
-    let (cols, v) = (places.cols, points.v);
+    let (cols, v) = (places.cols, points.shape.v);
     let room = packed.len() / (cols / 4);
     assert!(rows.end.div_ceil(v) <= places.blocks && rows.len() <= room, "rows that are");
     for block in rows.start / v..rows.end.div_ceil(v) {
@@ -400,10 +371,11 @@ fn fill_blocks<S: Simd, const K: u8, const F: bool>(
             // SAFETY: the block has eight places there; the vectors are `SUMS` lanes.
             unsafe {
                 let weights = step::<S, K, F>(s, points, places, block * cols + at * EIGHT);
-                let signs = signs::<S, K>(s, places, block, at * EIGHT);
+                let (signs, bit) = signs::<S, K>(s, places, block, at * EIGHT);
                 for i in 0..SUMS / S::LANES {
                     let w = weights.as_ref()[i];
-                    let w = s.bias(if K == SIGNED { s.negate(w, signs[i]) } else { w });
+                    let w = if K == SIGNED { s.negate(w, signs[i], bit) } else { w };
+                    let w = s.bias(w);
                     s.store_bytes(lanes.as_mut_ptr().add(i * S::LANES).cast(), w);
                 }
             }
@@ -427,9 +399,10 @@ unsafe fn step<S: Simd, const K: u8, const F: bool>(
     places: &Places,
     at: usize,
 ) -> S::Points {
-    let mut mains = [points.main.as_ptr(); EIGHT];
-    let mut more = [points.residual.as_ptr(); EIGHT];
-    // SAFETY: as the caller vouches; every place is one of a point, with eight numbers after it.
+    let mut mains = [points.main.as_ptr().wrapping_add(EIGHT); EIGHT];
+    let mut more = [points.residual.as_ptr().wrapping_add(EIGHT); EIGHT];
+    // SAFETY: as the caller vouches; every place is one of a point, with eight numbers before it
+    // and after it.
     unsafe {
         for i in 0..EIGHT {
             let place = usize::from(*places.main.as_ptr().add(at + i));
@@ -443,7 +416,7 @@ unsafe fn step<S: Simd, const K: u8, const F: bool>(
     }
 }
 
-/// Bytes below zero where the weights of eight columns from `at` on are.
+/// The signs of the weights of eight columns from `at` on, and the bit that they are in.
 ///
 /// # Safety
 /// The block is one, and has these columns.
@@ -453,17 +426,19 @@ unsafe fn signs<S: Simd, const K: u8>(
     places: &Places,
     block: usize,
     at: usize,
-) -> [S::Bytes; VECTORS] {
+) -> ([S::Bytes; VECTORS], S::Bytes) {
     let mut signs = [s.splat_byte(0); VECTORS];
+    let mut bit = s.splat_byte(0);
     if K == SIGNED {
         let chunk = block * signs_stride(places.cols) + at / (8 * EIGHT) * (8 * EIGHT);
-        let up = s.splat_i32((at / EIGHT % EIGHT) as i32);
-        for i in 0..SUMS / S::LANES {
-            // SAFETY: the chunk has a byte for each weight of eight columns.
-            let all =
-                unsafe { s.load_bytes(places.signs.as_ptr().add(chunk + 4 * S::LANES * i).cast()) };
-            signs[i] = s.shift_up(all, up);
+        // SAFETY: the chunk has a byte for each weight of eight columns, and as many bits have one.
+        unsafe {
+            for i in 0..SUMS / S::LANES {
+                let signs_at = places.signs.as_ptr().add(chunk + 4 * S::LANES * i);
+                signs[i] = s.load_bytes(signs_at.cast());
+            }
+            bit = s.load_bytes(SIGN_BITS[at / EIGHT % EIGHT].as_ptr().cast());
         }
     }
-    signs
+    (signs, bit)
 }
