@@ -139,7 +139,7 @@ fn tuning_reads_on_where_calibration_stops() {
     let convert = |count: usize, flags: &[&str]| {
         let words: String = (0..count).map(|i| format!("{} ", i * 7919 % 613)).collect();
         let words = folder.file("text.txt", words.as_bytes());
-        let path = folder.join(&format!("{count}{}.gguf", flags.len()));
+        let path = folder.join(format!("{count}{}.gguf", flags.len()));
         let args = ["convert", text(&model), text(&path), "--to", "higgs2", "--calibrate"];
         let more = ["--calibration-windows", "1", "--calibration-ctx", "16"];
         succeeds(&[&args[..], &[text(&words)], &more, flags].concat());
