@@ -89,10 +89,9 @@ struct HeldOut {
 pub(super) struct Heard {
     /// Moments, if there was something to listen to.
     pub(super) statistics: Option<Statistics>,
-    /// The text that was listened to, if it is there.
+    /// The text to tune on, if it is there: what was listened to, and what follows on the text that
+    /// is held out.
     pub(super) windows: Vec<Vec<u32>>,
-    /// The text after it and what is held out, for what reads it once.
-    pub(super) more: Vec<Vec<u32>>,
     /// Text that was not listened to, if there was a text.
     held_out: HeldOut,
     /// Of the model and what was listened to, if there was something.
@@ -119,12 +118,11 @@ impl CalibrationFlags {
             Calibration::None => String::new(),
             Calibration::File(_) | Calibration::Own => model_hash(source)?,
         };
-        let windows = match &self.calibrate {
+        let mut windows = match &self.calibrate {
             Calibration::None => {
                 return Ok(Heard {
                     statistics: None,
                     windows: Vec::new(),
-                    more: Vec::new(),
                     held_out: HeldOut::default(),
                     fingerprint: None,
                 });
@@ -133,9 +131,9 @@ impl CalibrationFlags {
             Calibration::File(path) => self.read(source, path)?,
             Calibration::Own => own_windows(source, &model, (self.windows(), self.tokens()), seed)?,
         };
-        let mut windows = windows;
         let more = windows.split_off(windows.len().min(self.windows()));
         let (windows, held_out) = split(windows, self.heard());
+        let all = [&windows[..], &more].concat();
         let mut hash = Sha256::new_with_prefix(&model);
         windows.iter().for_each(|window| hash.update(bytemuck::cast_slice(window)));
         let weigh = matches!(tokens, Tokens::Weighed) && weights_of(source) <= WEIGHED_MAX;
@@ -154,11 +152,11 @@ impl CalibrationFlags {
                 let message = format!("expected statistics {fingerprint}, found {found}");
                 return Err(Error::new(message).at(kept.display()).with_hint(hint).into());
             }
-            return Ok(Heard { more, ..Heard::new(statistics, windows, held_out, fingerprint) });
+            return Ok(Heard::new(statistics, all, held_out, fingerprint));
         }
         collect(source, (&windows, weigh), &fingerprint, &kept)?;
         let (statistics, _) = Statistics::open(&kept, source)?;
-        Ok(Heard { more, ..Heard::new(statistics, windows, held_out, fingerprint) })
+        Ok(Heard::new(statistics, all, held_out, fingerprint))
     }
 
     /// Those to listen to, and those that are held out.
@@ -196,7 +194,7 @@ impl Heard {
         fingerprint: String,
     ) -> Heard {
         let (statistics, fingerprint) = (Some(statistics), Some(fingerprint));
-        Heard { statistics, windows, more: Vec::new(), held_out, fingerprint }
+        Heard { statistics, windows, held_out, fingerprint }
     }
 
     /// How much each weight matters, on some of the text; without one, see [`unheard`].

@@ -32,15 +32,14 @@ pub(super) fn convert(
         Model::new(source).map_err(|error| error.at(source.path().display()))
     };
     let models = (&model(source)?, &model(&coded)?);
-    let windows = [&heard.windows[..], &heard.more].concat();
-    let mut progress = print::Progress::new("tuning", 2 * windows.len() as u64);
+    let mut progress = print::Progress::new("tuning", 2 * heard.windows.len() as u64);
     let mut take = |loss: Option<f64>| {
         progress.add(1);
         if let Some(loss) = loss {
             progress.say(format!("{loss:.3} nats"));
         }
     };
-    let tuned = fine_tune(models, &cpu(), &windows, Tuning::default(), &mut take)?;
+    let tuned = fine_tune(models, &cpu(), &heard.windows, Tuning::default(), &mut take)?;
     drop(progress);
     convert::retune(&coded, target, options, &tuned.factors)?;
     if let Some((before, after)) = tuned.change() {
