@@ -170,7 +170,7 @@ impl CalibrationFlags {
     }
 
     /// Of a window.
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.calibration_ctx.map_or(WINDOW, |tokens| tokens as usize)
     }
 
@@ -273,16 +273,22 @@ fn collect(
             let mut progress = print::Progress::new("weighing tokens", windows.len() as u64);
             let kind = presets::by_name(presets::NEARLY_EXACT)?;
             let mut random = Random(seed);
-            let (draw, done) = (&mut || random.unit(), &mut || progress.add(1));
+            let (draw, done) = (&mut || random.unit(), &mut || heard(source, &mut progress));
             token_weights(&model, &cpu(), windows, kind, draw, done).at(source.path().display())?
         }
         None => TokenWeights::new(),
     };
     let mut progress = print::Progress::new("calibrating", model.hparams.layers as u64 + 1);
-    let mut done = || progress.add(1);
+    let mut done = || heard(source, &mut progress);
     convert::calibrate(&model, &cpu(), (windows, &weights), fingerprint, kept, &mut done)
         .at(source.path().display())?;
     Ok(())
+}
+
+/// A step done. What of the file it read was put into other forms, and need not stay in memory.
+fn heard(source: &Source, progress: &mut print::Progress) {
+    source.release_all();
+    progress.add(1);
 }
 
 /// Statistics or an importance matrix that somebody has already.

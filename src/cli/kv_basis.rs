@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::calibrate::{CalibrationFlags, Tokens};
 use super::print;
-use crate::convert;
+use crate::convert::{self, BasisWishes};
 use crate::error::At;
 use crate::file::Source;
 use crate::model::Model;
@@ -15,6 +15,8 @@ use crate::run::kv_basis::{beside, check_head};
 const WINDOWS: u32 = 16;
 /// Tokens of a window at most.
 const LONG: usize = 2048;
+/// Tokens of a text that directions serve, unless somebody wants others.
+const FAR: usize = 8192;
 /// Tokens of a window at least.
 const SHORT: usize = 16;
 
@@ -29,6 +31,9 @@ pub(super) struct Args {
     target: Option<PathBuf>,
     #[command(flatten)]
     calibration: CalibrationFlags,
+    /// Tokens of the texts to come: the model's context, 8192 at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    ctx: Option<u32>,
     /// Seed of the rotations, and of a text that the model writes
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -39,6 +44,7 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let model = Model::new(&source).at(args.model.display())?;
     let hparams = &model.hparams;
     check_head(hparams.head_len).at(args.model.display())?;
+    let context = args.ctx.map_or(hparams.context.min(FAR), |ctx| ctx as usize);
     let tokens = hparams.context.clamp(SHORT, LONG) as u32;
     let calibration = args.calibration.or(WINDOWS, tokens);
     let heard = calibration.listen(&source, args.seed, Tokens::Alike)?;
@@ -48,7 +54,8 @@ pub(super) fn kv_basis(args: Args) -> anyhow::Result<()> {
     let target = args.target.unwrap_or_else(|| beside(&args.model));
     let mut progress = print::Progress::new("finding directions", hparams.layers as u64);
     let done = &mut || progress.add(1);
-    let captured = convert::kv_basis(&statistics, &model, args.seed, &target, done)?;
+    let wishes = BasisWishes { seed: args.seed, window: calibration.tokens(), context };
+    let captured = convert::kv_basis(&statistics, &model, &wishes, &target, done)?;
     drop(progress);
     print::line(format_args!(
         "{}: the directions of 8 bits hold {:.1} % of keys, {:.1} % of values",

@@ -15,6 +15,7 @@ use crate::model::{Hparams, Model, Role};
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
 use crate::run::kv_basis::{CAPTURES, FINE, SAMPLE, TYPE, VERSION, check_head, fine_len, sample};
+use crate::run::rotary::Rotary;
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
@@ -29,7 +30,20 @@ pub struct Captured {
     pub values: f64,
 }
 
+/// What bases are made for.
+pub struct BasisWishes {
+    /// Of the random rotations.
+    pub seed: u64,
+    /// Tokens of the windows that were heard.
+    pub window: usize,
+    /// Tokens that texts may have; no fewer than a window is assumed.
+    pub context: usize,
+}
+
 /// Writes the bases of every head into a file; `progress` hears of layers done.
+///
+/// Attention is the same wherever in a text it happens, but RoPE turns keys and queries by their
+/// place: directions serve all places of a context if the windows count as heard at all of them.
 ///
 /// # Errors
 /// If the statistics have no keys and values, the embedding a weight that is not finite, or the
@@ -37,14 +51,16 @@ pub struct Captured {
 pub fn kv_basis(
     statistics: &Statistics,
     model: &Model,
-    seed: u64,
+    wishes: &BasisWishes,
     path: &Path,
     progress: &mut dyn FnMut(),
 ) -> Result<Captured> {
     let Hparams { layers, kv_heads, head_len, .. } = model.hparams;
     check_head(head_len)?;
     let kind = RawType::of(by_name("F16").expect("halves are always there"));
-    let rotation = rotation(head_len, seed);
+    let rotation = rotation(head_len, wishes.seed);
+    let starts: Vec<usize> = (0..wishes.context.max(1)).step_by(wishes.window.max(1)).collect();
+    let plan = model.plan_for(wishes.context);
     let embedding = model.tensors.get(Role::Embedding, None).expect("a model has an embedding");
     let sample = sample(embedding)?;
     let shape = [embedding.cols as u64, (sample.len() / embedding.cols) as u64];
@@ -52,12 +68,13 @@ pub fn kv_basis(
     let mut halves: Vec<u16> = sample.into_iter().map(|x| f16::from_f32(x).to_bits()).collect();
     let mut shares = Vec::new();
     for layer in 0..layers {
+        let places = Places { starts: &starts, rotary: Rotary::of(&plan, layer) };
         for what in ["keys", "values"] {
             let shape = [head_len as u64, (kv_heads * head_len) as u64];
             records.push(NewTensor::new(&format!("blk.{layer}.{what}.basis"), &shape, kind)?);
             let heads = 0..kv_heads;
             let heads: Vec<_> = heads
-                .map(|head| heard(statistics, head_len, (layer, what, head)))
+                .map(|head| heard(statistics, &places, head_len, (layer, what, head)))
                 .collect::<Result<_>>()?;
             let of_head = |(stored, matters): &(Vec<f64>, Vec<f64>)| {
                 basis(stored, matters.clone(), &rotation)
@@ -94,6 +111,7 @@ pub fn kv_basis(
 /// own trace. (`benches/results/` compares.) Errors of values go on as they are.
 fn heard(
     statistics: &Statistics,
+    places: &Places,
     len: usize,
     (layer, what, head): (usize, &str, usize),
 ) -> Result<(Vec<f64>, Vec<f64>)> {
@@ -106,7 +124,7 @@ fn heard(
         }
     };
     let moments = of(what)?;
-    let stored = moments.whole();
+    let whole = moments.whole();
     if moments.count < len as u64 {
         let found = moments.count;
         let message = format!(
@@ -116,11 +134,13 @@ fn heard(
         return Err(Error::new(message).with_hint("--calibrate takes a longer text"));
     }
     if what != "keys" {
-        return Ok((stored.clone(), stored));
+        return Ok((whole.clone(), whole));
     }
+    let stored = places.moments(&whole);
     let queries = of("queries");
     let hint = "statistics of the first versions have no queries: delete them to calibrate again";
     let queries = queries.map_err(|error| error.with_hint(hint))?.whole();
+    let queries = places.moments(&queries);
     let mut matters = vec![0.0; len * len];
     for moments in [&stored, &queries] {
         let trace: f64 = moments.iter().step_by(len + 1).sum();
@@ -128,6 +148,31 @@ fn heard(
         matters.iter_mut().zip(moments).for_each(|(to, x)| *to += unit * x);
     }
     Ok((stored, matters))
+}
+
+/// Where windows may begin, and what that does to the keys and queries of a layer.
+struct Places<'a> {
+    starts: &'a [usize],
+    rotary: Rotary,
+}
+
+impl Places<'_> {
+    /// The moments of windows at all starts, given those of windows at the first place.
+    fn moments(&self, first: &[f64]) -> Vec<f64> {
+        let len = first.len().isqrt();
+        let mut sum = vec![0.0; first.len()];
+        let each = 1.0 / self.starts.len() as f64;
+        for &start in self.starts {
+            let mut moments = first.to_vec();
+            // Rows and then columns, which are the rows of a transposed matrix.
+            for _ in 0..2 {
+                moments.chunks_exact_mut(len).for_each(|row| self.rotary.turn(row, start as f64));
+                moments = (0..len * len).map(|i| moments[i % len * len + i / len]).collect();
+            }
+            sum.iter_mut().zip(&moments).for_each(|(to, x)| *to += each * x);
+        }
+        sum
+    }
 }
 
 /// Rotations of the parts of a head, each with its first direction.

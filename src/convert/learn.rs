@@ -157,6 +157,7 @@ fn sample(
         }
         vectors.extend((0..v).map(|t| block[t * cols + at % cols]));
     }
+    source.release(&item.name);
     Ok(())
 }
 

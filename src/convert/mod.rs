@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub use calibrate::calibrate;
 pub use encode::Encoded;
 pub use feedbacks::Feedbacks;
-pub use kv_basis::{Captured, kv_basis};
+pub use kv_basis::{BasisWishes, Captured, kv_basis};
 pub use offers::{Budget, Offers, Picked};
 pub use recipe::{Choice, Item, Options, choose};
 pub use recipe_file::Recipe;

@@ -66,6 +66,7 @@ pub fn check_sum(source: &Source) -> Result<()> {
             CHECKSUM => expected = Some(source.raw_bytes(&raw)),
             _ => hash.update(&*source.raw_bytes(&raw)),
         }
+        source.release(&raw.info.name);
     }
     let Some(expected) = expected else { bail!("tensor `{CHECKSUM}` is missing") };
     if *expected != hash.finalize()[..] {

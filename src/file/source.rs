@@ -214,6 +214,11 @@ impl Source {
         self.shards[tensor.shard].map.release(start..start + tensor.info.bytes as usize);
     }
 
+    /// The same of everything.
+    pub fn release_all(&self) {
+        self.shards.iter().for_each(|shard| shard.map.release(0..shard.map.len()));
+    }
+
     /// Sorts the tensors of the files into weights, planes and others.
     fn assemble(&mut self, types: &[&'static dyn TensorType]) -> Result<()> {
         let registry = Registry::read(self.metadata(), types)?;

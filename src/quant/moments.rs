@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::simd::Level;
-use crate::simd::products::{OUTER, add_outer};
+use crate::simd::products::{OUTER, outer};
 use crate::transform;
 use crate::types::Basis;
 
@@ -45,11 +45,14 @@ impl Moments {
         let width = self.width;
         assert!(rows.len().is_multiple_of(width), "whole rows");
         self.count += (rows.len() / width) as u64;
-        // Rows of the matrix get longer downwards: bands from both ends balance.
-        let bands = self.sums.par_chunks_mut(OUTER.0 * width).enumerate().with_max_len(1);
+        let tiles = tiles(rows, width);
+        let tokens = rows.len() / width;
+        // A band is as long as it lies low: one by one they are shared out evenly.
+        let bands = self.sums.par_chunks_mut(OUTER * width).enumerate().with_max_len(1);
         bands.for_each(|(band, sums)| {
-            for rows in rows.chunks(TOKENS * width) {
-                add_band(rows, width, band * OUTER.0, sums);
+            let at = |tile: usize| &tiles[tile * tokens..][..tokens];
+            for tile in 0..=band {
+                add_tile(at(band), at(tile), (width, tile * OUTER), sums);
             }
         });
     }
@@ -106,25 +109,33 @@ fn transpose(matrix: &mut [f64], width: usize) {
     }
 }
 
-/// Some tokens' products for a few rows of the matrix from `first` on, up to the diagonal.
-fn add_band(rows: &[f32], width: usize, first: usize, sums: &mut [f64]) {
-    let height = sums.len() / width;
-    for col in (0..first + height).step_by(OUTER.1) {
-        let cols = OUTER.1.min(width - col);
-        if (height, cols) == OUTER {
-            let mut tile = [[0.0; OUTER.1]; OUTER.0];
-            add_outer(Level::best(), rows, width, (first, col), &mut tile);
-            for (i, tile) in tile.iter().enumerate() {
-                let sums = &mut sums[i * width + col..][..cols];
-                sums.iter_mut().zip(tile).for_each(|(sum, part)| *sum += f64::from(*part));
-            }
-        } else {
-            for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
-                for (j, sum) in sums[col..col + cols].iter_mut().enumerate() {
-                    let products = rows.chunks_exact(width).map(|r| r[first + i] * r[col + j]);
-                    *sum += f64::from(products.fold(0.0, |sum, product| sum + product));
-                }
-            }
+/// Rows `(n, width)` cut into tiles of columns, `(tiles, n)`: those of one tile lie together, and
+/// beyond the width there are zeros.
+fn tiles(rows: &[f32], width: usize) -> Vec<[f32; OUTER]> {
+    let count = rows.len() / width;
+    let mut tiles = vec![[0.0; OUTER]; width.div_ceil(OUTER) * count];
+    tiles.par_chunks_exact_mut(count.max(1)).enumerate().for_each(|(at, tile)| {
+        for (to, row) in tile.iter_mut().zip(rows.chunks_exact(width)) {
+            let from = &row[at * OUTER..width.min((at + 1) * OUTER)];
+            to[..from.len()].copy_from_slice(from);
+        }
+    });
+    tiles
+}
+
+/// Adds the products of two tiles to rows of the matrix, from a column on.
+fn add_tile(
+    left: &[[f32; OUTER]],
+    right: &[[f32; OUTER]],
+    (width, first): (usize, usize),
+    sums: &mut [f64],
+) {
+    let mut tile = [[0.0; OUTER]; OUTER];
+    for (left, right) in left.chunks(TOKENS).zip(right.chunks(TOKENS)) {
+        outer(Level::best(), left, right, &mut tile);
+        for (row, tile) in sums.chunks_mut(width).zip(&tile) {
+            let sums = &mut row[first..width.min(first + OUTER)];
+            sums.iter_mut().zip(tile).for_each(|(sum, part)| *sum += f64::from(*part));
         }
     }
 }

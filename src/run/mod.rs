@@ -10,6 +10,7 @@ mod memory;
 pub mod own_text;
 pub mod probe;
 pub mod reverse;
+pub mod rotary;
 pub mod score;
 pub mod session;
 pub mod tokenizer;

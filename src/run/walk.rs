@@ -344,16 +344,28 @@ fn of_op(op: &Op) -> Vec<Weight> {
 
 /// A weight as plain floats in the model's own basis.
 pub(crate) fn float(tensor: &Tensor) -> Result<Tensor> {
-    let mut values = vec![0.0; tensor.len()];
-    for (i, piece) in values.chunks_mut(ROWS * tensor.cols).enumerate() {
-        let first = i * ROWS;
-        original(tensor, first..first + piece.len() / tensor.cols, piece)?;
-    }
-    Ok(of_floats(tensor, values))
+    let mut all = Vec::with_capacity(tensor.len());
+    pieces(tensor, |values| all.extend_from_slice(values))?;
+    Ok(of_floats(tensor, all))
 }
 
-/// A weight that is planned as plain floats and never run: it has no bytes.
-fn shell(tensor: &Tensor) -> Result<Tensor> {
+/// The rows of a weight as plain floats in the model's own basis, a few at a time.
+///
+/// # Errors
+/// If one is not finite.
+pub(crate) fn pieces(tensor: &Tensor, mut take: impl FnMut(&[f32])) -> Result<()> {
+    let mut values = vec![0.0; ROWS.min(tensor.rows) * tensor.cols];
+    for first in (0..tensor.rows).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(tensor.rows);
+        let values = &mut values[..rows.len() * tensor.cols];
+        original(tensor, rows, values)?;
+        take(values);
+    }
+    Ok(())
+}
+
+/// A weight as plain floats that has no bytes: it is planned and never run, or gets others.
+pub(crate) fn shell(tensor: &Tensor) -> Result<Tensor> {
     let rows = tensor.rows;
     Ok(Tensor { rows, ..of_floats(&Tensor { rows: 0, ..tensor.clone() }, Vec::new()) })
 }

@@ -10,8 +10,8 @@ pub const LANES: usize = 16;
 /// One value of each of [`LANES`] rows.
 pub type Lanes = [f32; LANES];
 
-/// Rows and columns of a tile of [`add_outer`].
-pub const OUTER: (usize, usize) = (4, 32);
+/// Rows and columns of a tile of [`outer`].
+pub const OUTER: usize = 32;
 
 /// Columns that [`add_products`] keeps in registers.
 const TILE: usize = 4;
@@ -19,29 +19,25 @@ const TILE: usize = 4;
 /// in the first table of addresses that a core looks into.
 const RUN: usize = 32;
 
-/// `tile[i][j] += sum over rows r of r[first + i] * r[col + j]`, each sum from nothing on in single
-/// precision, fused where the instruction set can.
+/// `tile[i][j] = sum over t of left[t][i] * right[t][j]`, in single precision, one after the other
+/// in t, fused where the instruction set can.
 ///
 /// # Panics
-/// If a tile does not fit in a row of `width` values.
-pub fn add_outer(
+/// If one side is longer than the other.
+pub fn outer(
     level: Level,
-    rows: &[f32],
-    width: usize,
-    (first, col): (usize, usize),
-    tile: &mut [[f32; OUTER.1]; OUTER.0],
+    left: &[[f32; OUTER]],
+    right: &[[f32; OUTER]],
+    tile: &mut [[f32; OUTER]; OUTER],
 ) {
-    assert!(first + OUTER.0 <= width && col + OUTER.1 <= width, "a tile in a row of {width}");
-    assert!(rows.len().is_multiple_of(width), "whole rows of {width}");
-    level.dispatch(Outer { rows, width, first, col, tile });
+    assert_eq!(left.len(), right.len(), "as many on both sides");
+    level.dispatch(Outer { left, right, tile });
 }
 
 struct Outer<'a> {
-    rows: &'a [f32],
-    width: usize,
-    first: usize,
-    col: usize,
-    tile: &'a mut [[f32; OUTER.1]; OUTER.0],
+    left: &'a [[f32; OUTER]],
+    right: &'a [[f32; OUTER]],
+    tile: &'a mut [[f32; OUTER]; OUTER],
 }
 
 impl WithSimd for Outer<'_> {
@@ -49,28 +45,32 @@ impl WithSimd for Outer<'_> {
 
     #[inline(always)]
     fn with<S: Simd>(self, s: S) {
-        let Outer { rows, width, first, col, tile } = self;
-        let vectors = OUTER.1 / S::LANES;
-        // As many vectors as the narrowest set needs; the others leave the rest alone.
-        let mut sums = [[s.splat(0.0); 8]; OUTER.0];
-        for t in 0..rows.len() / width {
-            // SAFETY: row t is whole, and the tile was checked to lie in it.
-            unsafe {
-                let row = rows.as_ptr().add(t * width);
-                for v in 0..vectors {
-                    let right = s.load(row.add(col + v * S::LANES));
-                    for i in 0..OUTER.0 {
-                        sums[i][v] = s.fma(s.splat(*row.add(first + i)), right, sums[i][v]);
+        // Eight sums hide what a multiplication waits for, and every set has registers for them.
+        const ROWS: usize = 4;
+        const VECTORS: usize = 2;
+        let Outer { left, right, tile } = self;
+        for first in (0..OUTER).step_by(ROWS) {
+            for col in (0..OUTER).step_by(VECTORS * S::LANES) {
+                let mut sums = [[s.splat(0.0); VECTORS]; ROWS];
+                for (left, right) in left.iter().zip(right) {
+                    let load = |v: usize| {
+                        // SAFETY: a row has `OUTER` values, which pairs of vectors divide.
+                        unsafe { s.load(right.as_ptr().add(col + v * S::LANES)) }
+                    };
+                    let right = [load(0), load(1)];
+                    for i in 0..ROWS {
+                        let value = s.splat(left[first + i]);
+                        for v in 0..VECTORS {
+                            sums[i][v] = s.fma(value, right[v], sums[i][v]);
+                        }
                     }
                 }
-            }
-        }
-        for i in 0..OUTER.0 {
-            for v in 0..vectors {
-                // SAFETY: a row of the tile has `vectors` vectors.
-                unsafe {
-                    let at = tile[i].as_mut_ptr().add(v * S::LANES);
-                    s.store(at, s.add(s.load(at), sums[i][v]));
+                for i in 0..ROWS {
+                    for v in 0..VECTORS {
+                        let at = tile[first + i].as_mut_ptr();
+                        // SAFETY: the same of a row of the tile.
+                        unsafe { s.store(at.add(col + v * S::LANES), sums[i][v]) };
+                    }
                 }
             }
         }

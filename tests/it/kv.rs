@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gridmill::backend::Capacity;
 use gridmill::backend::cpu::Cpu;
 use gridmill::backend::kv::{self, Grid, KvFormat, Wants};
-use gridmill::convert::{self, Captured, Statistics};
+use gridmill::convert::{self, BasisWishes, Captured, Statistics};
 use gridmill::error::Error;
 use gridmill::file::Source;
 use gridmill::model::{Hparams, Model};
@@ -229,16 +229,16 @@ fn bases_that_are_missing_or_wrong_are_refused() {
     let other = std::fs::read(source.path()).unwrap();
     check(&other, "expected gridmill.kv_basis, found ");
 
-    make_basis(&model("gemma3"), &file);
+    make_basis(&model("gemma3"), WINDOW, &file);
     check(&std::fs::read(&file).unwrap(), "it is of another model");
-    make_basis(&source, &file);
+    make_basis(&source, WINDOW, &file);
     let mut bytes = std::fs::read(&file).unwrap();
     let at = bytes.len() - 500;
     bytes[at] ^= 1;
     check(&bytes, "the matrices are not those that were written");
 
     // A direction twice, and the sum of it.
-    make_basis(&source, &file);
+    make_basis(&source, WINDOW, &file);
     let mut bytes = std::fs::read(&file).unwrap();
     let Hparams { layers, kv_heads, head_len, embed, .. } = Model::new(&source).unwrap().hparams;
     let end = bytes.len() - 32;
@@ -290,16 +290,19 @@ fn bases_lie_beside_the_model() {
 /// A file of bases of the golden `llama`.
 pub(crate) fn bases(folder: &Scratch) -> PathBuf {
     let file = folder.join("llama.kv-basis.gguf");
-    make_basis(&model("llama"), &file);
+    make_basis(&model("llama"), WINDOW, &file);
     file
 }
 
+/// Tokens of a window that bases are made of.
+const WINDOW: usize = 24;
+
 /// Calibrates on a few tokens; the statistics stay beside the file.
-fn make_basis(source: &Source, file: &Path) -> Captured {
+fn make_basis(source: &Source, context: usize, file: &Path) -> Captured {
     let model = Model::new(source).unwrap();
     let options = Options { device: Device::Cpu, ..Options::default() };
     let vocabulary = model.hparams.vocabulary as u32;
-    let window = |seed: u32| (0..24).map(|i| (i * 7 + seed) % vocabulary).collect();
+    let window = |seed: u32| (0..WINDOW as u32).map(|i| (i * 7 + seed) % vocabulary).collect();
     let windows: Vec<Vec<u32>> = (0..4).map(window).collect();
     let kept = file.with_extension("statistics");
     convert::calibrate(
@@ -312,7 +315,8 @@ fn make_basis(source: &Source, file: &Path) -> Captured {
     )
     .unwrap();
     let (statistics, _) = Statistics::open(&kept, source).unwrap();
-    convert::kv_basis(&statistics, &model, 1, file, &mut || ()).unwrap()
+    let wishes = BasisWishes { seed: 1, window: WINDOW, context };
+    convert::kv_basis(&statistics, &model, &wishes, file, &mut || ()).unwrap()
 }
 
 /// The whole way: a text, bases, a session. More bits lose less, and the backends agree.
@@ -321,7 +325,7 @@ fn sessions_keep_codes() {
     let source = model("llama");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("basis.gguf");
-    let captured = make_basis(&source, &file);
+    let captured = make_basis(&source, WINDOW, &file);
     assert!((0.1..=1.0).contains(&captured.keys), "{}", captured.keys);
     assert!((0.1..=1.0).contains(&captured.values), "{}", captured.values);
     let logits = |device, kv| {
@@ -368,40 +372,89 @@ fn principal_directions_are_found() {
     }
 }
 
+/// Moments of the first head of the second layer, without their scale.
+fn moments(file: &Path, source: &Source, what: &str) -> Vec<f64> {
+    let (statistics, _) = Statistics::open(&file.with_extension("statistics"), source).unwrap();
+    let moments = statistics.moments_of(&format!("blk.1.{what}.0")).unwrap();
+    let (whole, len) = (moments.whole(), moments.width);
+    let trace: f64 = whole.iter().step_by(len + 1).sum();
+    whole.into_iter().map(|x| x / trace).collect()
+}
+
+/// The directions that a file of bases has for keys of that head.
+fn key_directions(file: &Path, len: usize) -> Vec<f64> {
+    let tensor = Source::open(file).unwrap().tensor("blk.1.keys.basis").unwrap().unwrap();
+    let mut rows = vec![0.0; len * len];
+    tensor.kind.decode(&tensor.rows(0..len), &mut rows);
+    rows.into_iter().map(f64::from).collect()
+}
+
+/// What the directions of 8 bits hold of something with these moments.
+fn held(moments: &[f64], directions: &[f64]) -> f64 {
+    let len = moments.len().isqrt();
+    let size = |row: &[f64]| -> f64 {
+        let along = |other: &[f64]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
+        moments.chunks_exact(len).zip(row).map(|(other, x)| x * along(other)).sum()
+    };
+    directions.chunks_exact(len).take(kv::fine_len(len)).map(size).sum()
+}
+
 /// The directions of 8 bits of a key head are those in which keys and queries are large together.
 #[test]
 fn directions_of_keys_are_those_that_queries_look_for() {
     let source = model("llama");
     let folder = Scratch::new();
     let file = bases(&folder);
-    let (statistics, _) = Statistics::open(&file.with_extension("statistics"), &source).unwrap();
-    let moments = |what: &str| {
-        let moments = statistics.moments_of(&format!("blk.1.{what}.0")).unwrap();
-        let (whole, len) = (moments.whole(), moments.width);
-        let trace: f64 = whole.iter().step_by(len + 1).sum();
-        whole.into_iter().map(|x| x / trace).collect::<Vec<f64>>()
-    };
-    let (keys, queries) = (moments("keys"), moments("queries"));
+    let [keys, queries] = ["keys", "queries"].map(|what| moments(&file, &source, what));
     let len = keys.len().isqrt();
-    let tensor = Source::open(&file).unwrap().tensor("blk.1.keys.basis").unwrap().unwrap();
-    let mut rows = vec![0.0; len * len];
-    tensor.kind.decode(&tensor.rows(0..len), &mut rows);
-    let rows: Vec<f64> = rows.into_iter().map(f64::from).collect();
-    let fine = kv::fine_len(len);
-    let share = |moments: &[f64], rows: &[f64]| -> f64 {
-        let size = |row: &[f64]| -> f64 {
-            let along = |other: &[f64]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
-            moments.chunks_exact(len).zip(row).map(|(other, x)| x * along(other)).sum()
-        };
-        rows.chunks_exact(len).take(fine).map(size).sum()
-    };
-    let both = |rows: &[f64]| share(&keys, rows) + share(&queries, rows);
+    let rows = key_directions(&file, len);
+    let both = |rows: &[f64]| held(&keys, rows) + held(&queries, rows);
     let alone = principal(keys.clone(), len).1;
     let sum = keys.iter().zip(&queries).map(|(a, b)| a + b).collect();
-    let best: f64 = principal(sum, len).0[..fine].iter().sum();
+    let best: f64 = principal(sum, len).0[..kv::fine_len(len)].iter().sum();
     assert!((both(&rows) - best).abs() < 1e-2, "{} of {best}", both(&rows));
     assert!(both(&rows) > both(&alone) + 1e-2, "{} with queries", both(&alone));
-    assert!(share(&keys, &rows) < share(&keys, &alone), "keys alone would hold more of keys");
+    assert!(held(&keys, &rows) < held(&keys, &alone), "keys alone would hold more of keys");
+}
+
+/// A window that begins elsewhere has the same keys and queries, turned by RoPE; directions for
+/// long texts are those of windows at all places.
+#[test]
+fn directions_serve_all_places_of_a_context() {
+    let source = model("llama");
+    let folder = Scratch::new();
+    let (near, far) = (bases(&folder), folder.join("far.gguf"));
+    let windows = 3;
+    make_basis(&source, windows * WINDOW, &far);
+    let both: Vec<f64> = moments(&near, &source, "keys")
+        .iter()
+        .zip(moments(&near, &source, "queries"))
+        .map(|(a, b)| a + b)
+        .collect();
+    let len = both.len().isqrt();
+    // Pairs of neighbours are turned by 10000^(-2 i / len) radians a place.
+    let turn = |vector: &mut [f64], places: usize| {
+        for (i, pair) in vector.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let angle = places as f64 * 10_000_f64.powf(-2.0 * i as f64 / len as f64);
+            let (sin, cos) = angle.sin_cos();
+            *pair = [pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos];
+        }
+    };
+    let (sizes, directions) = principal(both, len);
+    let mut everywhere = vec![0.0; len * len];
+    for window in 0..windows {
+        for (size, direction) in sizes.iter().zip(directions.chunks_exact(len)) {
+            let mut direction = direction.to_vec();
+            turn(&mut direction, window * WINDOW);
+            for (i, to) in everywhere.iter_mut().enumerate() {
+                *to += size * direction[i / len] * direction[i % len] / windows as f64;
+            }
+        }
+    }
+    let best: f64 = principal(everywhere.clone(), len).0[..kv::fine_len(len)].iter().sum();
+    let [near, far] = [near, far].map(|file| held(&everywhere, &key_directions(&file, len)));
+    assert!((far - best).abs() < 1e-2, "{far} of {best}");
+    assert!(far > near + 1e-2, "{near} with directions of the first places, {far} of all");
 }
 
 /// 184 is 8 times 23, and Paley knows no matrix of 23, 46, 92 or 184.

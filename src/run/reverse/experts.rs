@@ -59,15 +59,16 @@ impl Pass<'_> {
         for (part, way) in parts.iter().zip(ways) {
             let raw = self.backend.read(way.raw)?.to_f32();
             let mut out = raw.clone();
-            if let Some(factors) = self.factors.get(&self.plan.weights[part.weight.0].name) {
+            let factors = self.factors.get(&self.plan.weights[part.weight.0].name);
+            if let Some(factors) = factors {
                 let rows = self.plan.slots[part.out.0].width;
                 out.par_chunks_exact_mut(rows).zip(chosen).for_each(|(out, &expert)| {
                     let factors = &factors[expert as usize * rows..][..rows];
                     out.iter_mut().zip(factors).for_each(|(y, factor)| *y *= factor);
                 });
             }
+            products.push(if factors.is_some() { raw } else { Vec::new() });
             self.put(part.out, out)?;
-            products.push(raw);
         }
         Ok(products)
     }

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::model::{Model, activation_format};
 use crate::plan::{Extent, Format, Input, Norm, Op, Part, Plan, Slot, SlotInfo, Weight};
 use crate::run::Options;
-use crate::run::walk::{Aligned, batch, float, floats, head as head_op, of_floats};
+use crate::run::walk::{Aligned, batch, floats, head as head_op, of_floats, pieces, shell};
 use crate::types::{Bytes, Tensor, by_name};
 use half::f16;
 use head::Head;
@@ -339,9 +339,10 @@ fn plain(tensor: &Tensor) -> Result<Tensor> {
     if tensor.kind.name() == "F16" {
         return Ok(tensor.clone());
     }
-    let tensor = float(tensor)?;
-    let values: &[f32] = bytemuck::cast_slice(&tensor.codes);
-    Ok(of_halves(&tensor, values.iter().map(|&value| f16::from_f32(value).to_bits()).collect()))
+    let mut halves = Vec::with_capacity(tensor.len());
+    let half = |&value: &f32| f16::from_f32(value).to_bits();
+    pieces(tensor, |values| halves.extend(values.iter().map(half)))?;
+    Ok(of_halves(&shell(tensor)?, halves))
 }
 
 /// A weight with rows and columns changed over, in each of its matrices, in half precision.

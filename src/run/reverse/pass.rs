@@ -41,7 +41,7 @@ enum Saved {
     /// What a norm was taken of.
     Rows(Shared),
     Gated(Shared, Shared),
-    /// The products alone.
+    /// The products alone, of weights that have factors; nothing of others.
     Products(Vec<Vec<f32>>),
     /// The same, and the expert of each row.
     Experts(Vec<Vec<f32>>, Vec<u32>),
@@ -155,7 +155,9 @@ impl<'a> Pass<'a> {
             let plan = self.plan.clone();
             let weight = &plan.weights[part.weight.0];
             let ones = vec![1.0; weight.rows];
-            let factors = self.factors.get(&weight.name).unwrap_or(&ones);
+            let factors = self.factors.get(&weight.name);
+            let is_kept = factors.is_some();
+            let factors = factors.unwrap_or(&ones);
             let mut out = match part.add {
                 true => self.value(part.out)?.to_vec(),
                 false => vec![0.0; raw.len()],
@@ -171,7 +173,7 @@ impl<'a> Pass<'a> {
                 }
             });
             self.put(part.out, out)?;
-            products.push(raw);
+            products.push(if is_kept { raw } else { Vec::new() });
         }
         Ok(products)
     }

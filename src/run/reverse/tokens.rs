@@ -19,7 +19,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::model::Model;
 use crate::run::Options;
-use crate::run::walk::{batch, float, floats};
+use crate::run::walk::{batch, floats, pieces, shell};
 use crate::types::{Bytes, Tensor, TensorType, whole_name};
 
 /// The weight of every token of all windows, in order, by the first weight that uses an input; 1 on
@@ -55,6 +55,7 @@ pub fn token_weights(
     draw: &mut dyn FnMut() -> f64,
     done: &mut dyn FnMut(),
 ) -> Result<TokenWeights> {
+    let Some(first) = windows.first() else { return Ok(TokenWeights::new()) };
     let make = |tensor: &Tensor| coded(tensor, kind);
     let ways = Ways::new(floats(model, |_| true, make)?, &make)?;
     let Ways { plan, products, end, head_input, head } = ways;
@@ -65,8 +66,8 @@ pub fn token_weights(
     let ops = 0..plan.ops.len();
     let mut of_inputs = TokenWeights::new();
     let none = Factors::new();
+    let mut backend = backend(options, first.len(), plan.clone(), ops)?;
     for window in windows {
-        let mut backend = backend(options, window.len(), plan.clone(), ops.clone())?;
         backend.load(&batch(window, 0..window.len()))?;
         let mut pass = Pass::new(backend, plan.clone(), &products, options.level, &none);
         pass.squares = Some(Squares::default());
@@ -78,6 +79,7 @@ pub fn token_weights(
         for (name, squares) in found.into_iter().chain([(name.clone(), squares)]) {
             of_inputs.entry(name).or_default().extend(squares.iter().map(|square| square.sqrt()));
         }
+        backend = pass.backend;
         done();
     }
     of_inputs.retain(|_, weights| even_out(weights));
@@ -95,11 +97,13 @@ fn even_out(weights: &mut [f32]) -> bool {
 /// A weight in a stock type and the model's own basis, or in half precision if its rows do not fit.
 fn coded(tensor: &Tensor, kind: &'static dyn TensorType) -> Result<Tensor> {
     let Some(row_bytes) = kind.row_bytes(tensor.cols) else { return plain(tensor) };
-    let tensor = float(tensor)?;
-    let values: &[f32] = bytemuck::cast_slice(&tensor.codes);
-    let mut codes = vec![0; tensor.rows * row_bytes];
-    let rows = codes.par_chunks_exact_mut(row_bytes).zip(values.par_chunks_exact(tensor.cols));
-    rows.for_each(|(codes, row)| kind.encode(row, tensor.cols, 0, codes, &mut []));
-    let codes = Bytes::from(codes);
-    Ok(Tensor { kind, codes, ..tensor.clone() })
+    let mut codes = Vec::with_capacity(tensor.rows * row_bytes);
+    pieces(tensor, |values| {
+        let first = codes.len();
+        codes.resize(first + values.len() / tensor.cols * row_bytes, 0);
+        let rows = codes[first..].par_chunks_exact_mut(row_bytes);
+        let rows = rows.zip(values.par_chunks_exact(tensor.cols));
+        rows.for_each(|(codes, row)| kind.encode(row, tensor.cols, 0, codes, &mut []));
+    })?;
+    Ok(Tensor { kind, codes: Bytes::from(codes), ..shell(tensor)? })
 }
