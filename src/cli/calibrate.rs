@@ -270,7 +270,7 @@ fn collect(
     let model = Model::new(source).at(source.path().display())?;
     let weights = match weigh {
         Some(seed) => {
-            let mut progress = print::Progress::new("weighing tokens", windows.len() as u64);
+            let mut progress = print::Progress::new("weighing tokens", windows.len() as u64 + 1);
             let kind = presets::by_name(presets::NEARLY_EXACT)?;
             let mut random = Random(seed);
             let (draw, done) = (&mut || random.unit(), &mut || heard(source, &mut progress));

@@ -19,6 +19,9 @@ use crate::run::rotary::Rotary;
 use crate::types::by_name;
 use crate::types::raw::{self, RawType};
 
+/// Places in a context that windows count as heard from, at most: more would say the same.
+const STARTS: usize = 64;
+
 /// ggml's number of plain bytes.
 const I8: u32 = 24;
 
@@ -59,7 +62,8 @@ pub fn kv_basis(
     check_head(head_len)?;
     let kind = RawType::of(by_name("F16").expect("halves are always there"));
     let rotation = rotation(head_len, wishes.seed);
-    let starts: Vec<usize> = (0..wishes.context.max(1)).step_by(wishes.window.max(1)).collect();
+    let step = wishes.window.max(wishes.context.div_ceil(STARTS)).max(1);
+    let starts: Vec<usize> = (0..wishes.context.max(1)).step_by(step).collect();
     let plan = model.plan_for(wishes.context);
     let embedding = model.tensors.get(Role::Embedding, None).expect("a model has an embedding");
     let sample = sample(embedding)?;

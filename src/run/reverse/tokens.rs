@@ -43,7 +43,8 @@ impl Squares {
 }
 
 /// Finds the weights of all tokens of windows of one length, with matrices in a type that is exact
-/// enough for that. `draw` gives numbers from 0 to 1, `done` hears of every window.
+/// enough for that. `draw` gives numbers from 0 to 1, `done` hears when all weights were read, and
+/// of every window.
 ///
 /// # Errors
 /// If the model cannot be run, or a weight is not finite.
@@ -58,6 +59,7 @@ pub fn token_weights(
     let Some(first) = windows.first() else { return Ok(TokenWeights::new()) };
     let make = |tensor: &Tensor| coded(tensor, kind);
     let ways = Ways::new(floats(model, |_| true, make)?, &make)?;
+    done();
     let Ways { plan, products, end, head_input, head } = ways;
     let plan = Arc::new(plan);
     let weight = &plan.weights[head.0];
