@@ -467,10 +467,7 @@ fn quantise(values: &[f32], group: usize) -> Values {
 fn rotate(head: &mut [f32], angles: &[f32], pairing: Pairing) {
     let pairs = angles.len() / 2;
     for (i, angle) in angles.chunks_exact(2).enumerate() {
-        let (a, b) = match pairing {
-            Pairing::Interleaved => (2 * i, 2 * i + 1),
-            Pairing::Halves => (i, i + pairs),
-        };
+        let (a, b) = pairing.values(i, pairs);
         let (x, y) = (f64::from(head[a]), f64::from(head[b]));
         let (cos, sin) = (f64::from(angle[0]), f64::from(angle[1]));
         head[a] = (x * cos - y * sin) as f32;

@@ -12,6 +12,7 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::file::{Array, Metadata, NewTensor, Value, Writer, cache};
 use crate::model::{Hparams, Model, Role};
+use crate::quant::moments::on_both_sides;
 use crate::quant::principal::{principal, random_rotation};
 use crate::quant::random::Random;
 use crate::run::kv_basis::{CAPTURES, FINE, SAMPLE, TYPE, VERSION, check_head, fine_len, sample};
@@ -168,11 +169,7 @@ impl Places<'_> {
         let each = 1.0 / self.starts.len() as f64;
         for &start in self.starts {
             let mut moments = first.to_vec();
-            // Rows and then columns, which are the rows of a transposed matrix.
-            for _ in 0..2 {
-                moments.chunks_exact_mut(len).for_each(|row| self.rotary.turn(row, start as f64));
-                moments = (0..len * len).map(|i| moments[i % len * len + i / len]).collect();
-            }
+            on_both_sides(&mut moments, len, |row| self.rotary.turn(row, start as f64));
             sum.iter_mut().zip(&moments).for_each(|(to, x)| *to += each * x);
         }
         sum

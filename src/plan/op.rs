@@ -302,3 +302,13 @@ pub enum Pairing {
     /// Values i and i + pairs.
     Halves,
 }
+
+impl Pairing {
+    /// The two values of pair `i` of so many.
+    pub fn values(self, i: usize, pairs: usize) -> (usize, usize) {
+        match self {
+            Pairing::Interleaved => (2 * i, 2 * i + 1),
+            Pairing::Halves => (i, i + pairs),
+        }
+    }
+}

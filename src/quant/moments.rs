@@ -92,12 +92,17 @@ impl Moments {
         if basis == Basis::Original {
             return sums;
         }
-        for _ in 0..2 {
-            let rows = sums.par_chunks_exact_mut(self.width);
-            rows.for_each(|row| transform::forward_f64(basis, signs, row));
-            transpose(&mut sums, self.width);
-        }
+        let turn = |row: &mut [f64]| transform::forward_f64(basis, signs, row);
+        on_both_sides(&mut sums, self.width, turn);
         sums
+    }
+}
+
+/// Turns the rows of a square matrix and then its columns: `T M T^T`, where `turn` multiplies by T.
+pub fn on_both_sides(matrix: &mut [f64], width: usize, turn: impl Fn(&mut [f64]) + Sync) {
+    for _ in 0..2 {
+        matrix.par_chunks_exact_mut(width).for_each(&turn);
+        transpose(matrix, width);
     }
 }
 

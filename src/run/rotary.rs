@@ -37,10 +37,7 @@ impl Rotary {
     pub fn turn(&self, head: &mut [f64], places: f64) {
         let pairs = self.frequencies.len();
         for (i, frequency) in self.frequencies.iter().enumerate() {
-            let (a, b) = match self.pairing {
-                Pairing::Interleaved => (2 * i, 2 * i + 1),
-                Pairing::Halves => (i, i + pairs),
-            };
+            let (a, b) = self.pairing.values(i, pairs);
             let (sin, cos) = (places * frequency).sin_cos();
             (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
         }

@@ -100,10 +100,7 @@ pub(super) fn turn_back(
     for (row, angles) in values.chunks_exact_mut(width).zip(angles.chunks_exact(turned)) {
         for head in row.chunks_exact_mut(head_len) {
             for (i, angle) in angles.chunks_exact(2).enumerate() {
-                let (a, b) = match pairing {
-                    Pairing::Interleaved => (2 * i, 2 * i + 1),
-                    Pairing::Halves => (i, i + pairs),
-                };
+                let (a, b) = pairing.values(i, pairs);
                 let (x, y, cos, sin) = (head[a], head[b], angle[0], angle[1]);
                 (head[a], head[b]) = (x * cos + y * sin, y * cos - x * sin);
             }
