@@ -104,7 +104,6 @@ impl Simd for Avx2 {
         unsafe fn load_bytes(at: *const i8) -> __m256i { _mm256_loadu_si256(at.cast()) }
         unsafe fn store_bytes(at: *mut i8, x: __m256i) { _mm256_storeu_si256(at.cast(), x) }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
-        fn prefetch_once(at: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m256i {
             _mm256_zextsi128_si256(_mm_loadu_si128(at.cast()))
         }

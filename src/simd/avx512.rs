@@ -141,7 +141,6 @@ impl Simd for Avx512 {
         unsafe fn load_bytes(at: *const i8) -> __m512i { _mm512_loadu_si512(at.cast()) }
         unsafe fn store_bytes(at: *mut i8, x: __m512i) { _mm512_storeu_si512(at.cast(), x) }
         fn prefetch(at: *const u8) { _mm_prefetch::<_MM_HINT_T0>(at.cast()); }
-        fn prefetch_once(at: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(at.cast()); }
         unsafe fn load_half(at: *const i8) -> __m512i {
             _mm512_zextsi256_si512(_mm256_loadu_si256(at.cast()))
         }

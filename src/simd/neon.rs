@@ -131,9 +131,6 @@ impl Simd for Neon {
         fn prefetch(at: *const u8) {
             asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags));
         }
-        fn prefetch_once(at: *const u8) {
-            asm!("prfm pldl1strm, [{at}]", at = in(reg) at, options(nostack, preserves_flags));
-        }
         unsafe fn load_half(at: *const i8) -> int8x16_t {
             vcombine_s8(vld1_s8(at), vdup_n_s8(0))
         }

@@ -126,8 +126,6 @@ pub trait Simd: Copy {
     unsafe fn store_bytes(self, at: *mut i8, x: Self::Bytes);
     /// Says that a byte will be read soon; any pointer will do.
     fn prefetch(self, at: *const u8);
-    /// The same of a byte that is read once: what is read often stays in the cache.
-    fn prefetch_once(self, at: *const u8);
     /// `2 * LANES` bytes, then zeros.
     unsafe fn load_half(self, at: *const i8) -> Self::Bytes;
     /// 4 bytes, in each lane.

@@ -100,7 +100,6 @@ impl Simd for Portable {
             at.cast::<[i8; 4 * LANES]>().write_unaligned(x)
         }
         fn prefetch(_at: *const u8) {}
-        fn prefetch_once(_at: *const u8) {}
         unsafe fn load_half(at: *const i8) -> [i8; 4 * LANES] {
             let half: [i8; 2 * LANES] = read(at);
             from_fn(|i| if i < half.len() { half[i] } else { 0 })

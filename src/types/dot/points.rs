@@ -27,9 +27,6 @@ use super::{Int8Columns, SUB, codes_stride, subs_stride};
 const EIGHT: usize = FUSED_MAX;
 /// Sums of a step: eight rows, in two halves of its columns.
 const SUMS: usize = 2 * EIGHT;
-/// Places of a line of the cache, and how many are asked for before they are read.
-const LINE: usize = 32;
-const AHEAD: usize = 512;
 /// Vectors of the narrowest instruction set that [`SUMS`] take.
 const VECTORS: usize = 4;
 
@@ -167,18 +164,6 @@ impl Places {
             self.signs[at + 4 * (c / 4 * EIGHT + row) + c % 4] |= 0x80 >> (step % EIGHT);
         }
     }
-
-    /// Says that the places a while after `count` from `at` on will be read, once: the table, which
-    /// is read without end, keeps its room in the cache.
-    #[inline(always)]
-    fn prefetch<S: Simd, const K: u8>(&self, s: S, at: usize, count: usize) {
-        for at in (at..at + count).step_by(LINE) {
-            s.prefetch_once(self.main.as_ptr().wrapping_add(at + AHEAD).cast());
-            if K == TWO {
-                s.prefetch_once(self.residual.as_ptr().wrapping_add(at + AHEAD).cast());
-            }
-        }
-    }
 }
 
 /// Bytes of the signs of a block.
@@ -290,7 +275,6 @@ fn block_sums<S: Simd, const C: usize, const K: u8, const F: bool>(
             for c in 0..C {
                 dots[c] = [s.splat_i32(biases[c * groups * runs + i]); VECTORS];
             }
-            places.prefetch::<S, K>(s, block * cols + start, run);
             for at in (start..start + run).step_by(EIGHT) {
                 // SAFETY: the block has eight places at `at`, and each column eight values.
                 unsafe {
